@@ -1,0 +1,1 @@
+"""Shared vocabulary and mechanics of every component. Importing the package imports nothing."""
