@@ -104,12 +104,12 @@ class _Wire(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True, gc
     pass
 
 
-class NamespacedHostname(_Wire):
+class NamespacedHostname(_Wire, frozen=True):
     namespace: str
     hostname: str
 
 
-class NetworkAddress(_Wire):
+class NetworkAddress(_Wire, frozen=True):
     """`address` is 4 or 16 bytes; `length` is a CIDR prefix length, or None for one host."""
 
     network: str
@@ -117,7 +117,7 @@ class NetworkAddress(_Wire):
     length: int | None = None
 
 
-class GatewayAddress(_Wire):
+class GatewayAddress(_Wire, frozen=True):
     """A waypoint or network gateway: exactly one of `hostname` and `address` is set."""
 
     hostname: NamespacedHostname | None = None
@@ -125,12 +125,12 @@ class GatewayAddress(_Wire):
     hbone_mtls_port: int = HBONE_PORT
 
 
-class WeightedWaypoint(_Wire):
+class WeightedWaypoint(_Wire, frozen=True):
     destination: GatewayAddress
     weight: int
 
 
-class Port(_Wire):
+class Port(_Wire, frozen=True):
     """`target_port` 0 on a service means a named port: look at the endpoint."""
 
     service_port: int
@@ -138,26 +138,26 @@ class Port(_Wire):
     app_protocol: AppProtocol = AppProtocol.UNKNOWN
 
 
-class LoadBalancing(_Wire):
+class LoadBalancing(_Wire, frozen=True):
     routing_preference: tuple[LbScope, ...] = ()
     mode: LbMode = LbMode.UNSPECIFIED
     health_policy: HealthPolicy = HealthPolicy.ONLY_HEALTHY
 
 
-class Locality(_Wire):
+class Locality(_Wire, frozen=True):
     region: str = ""
     zone: str = ""
     subzone: str = ""
 
 
-class ApplicationTunnel(_Wire):
+class ApplicationTunnel(_Wire, frozen=True):
     """`port` 0 means that the port asked for is kept."""
 
     protocol: TunnelTarget = TunnelTarget.NONE
     port: int = 0
 
 
-class Workload(_Wire):
+class Workload(_Wire, frozen=True):
     """One pod, VM or other endpoint. The resource name is `uid`."""
 
     uid: str
@@ -187,7 +187,7 @@ class Workload(_Wire):
     capacity: int = 1
 
 
-class Service(_Wire):
+class Service(_Wire, frozen=True):
     """One hostname. The resource name is `namespace/hostname`; no addresses means headless."""
 
     name: str
@@ -205,14 +205,14 @@ class Service(_Wire):
     visibility: Visibility = Visibility.PUBLIC
 
 
-class Address(_Wire):
+class Address(_Wire, frozen=True):
     """The oneof of the Address type: exactly one branch is set."""
 
     workload: Workload | None = None
     service: Service | None = None
 
 
-class StringMatch(_Wire):
+class StringMatch(_Wire, frozen=True):
     """Exactly one of the four is set; `presence` means any non-empty value."""
 
     exact: str | None = None
@@ -221,19 +221,19 @@ class StringMatch(_Wire):
     presence: bool = False
 
 
-class IpMatch(_Wire):
+class IpMatch(_Wire, frozen=True):
     """A CIDR: 4 or 16 bytes and a prefix length."""
 
     address: bytes
     length: int
 
 
-class ServiceAccountMatch(_Wire):
+class ServiceAccountMatch(_Wire, frozen=True):
     namespace: str
     service_account: str
 
 
-class Match(_Wire):
+class Match(_Wire, frozen=True):
     """All attributes set here must hold (AND); values of one attribute are alternatives (OR).
 
     A match in which nothing is set never matches.
@@ -253,19 +253,19 @@ class Match(_Wire):
     not_service_accounts: tuple[ServiceAccountMatch, ...] = ()
 
 
-class Clause(_Wire):
+class Clause(_Wire, frozen=True):
     """Any match suffices; an empty clause matches everything."""
 
     matches: tuple[Match, ...] = ()
 
 
-class Rule(_Wire):
+class Rule(_Wire, frozen=True):
     """All clauses must hold; a rule without clauses matches everything."""
 
     clauses: tuple[Clause, ...] = ()
 
 
-class Authorization(_Wire):
+class Authorization(_Wire, frozen=True):
     """An L4 policy. The resource name is `namespace/name`; no rules means it never matches."""
 
     name: str
