@@ -120,26 +120,29 @@ class BuildExt(build_ext):
             return
         # Imported here: metadata can be read without Cython.
         from Cython.Build import cythonize
+        from Cython.Compiler.Errors import CompileError
 
         work = ROOT / "build" / VARIANT
-        if VARIANT == "check":
-            shutil.rmtree(work, ignore_errors=True)
         configured = work / "configured"
-        changed = not configured.exists() or configured.stat().st_mtime < Path(__file__).stat().st_mtime
-        translated = cythonize(
-            self.extensions,
-            build_dir=f"build/{VARIANT}/c",
-            compiler_directives=DIRECTIVES,
-            nthreads=JOBS if changed else 0,
-            force=changed,
-            show_all_warnings=VARIANT == "check",
-        )
+        script_changed = not configured.exists() or configured.stat().st_mtime < Path(__file__).stat().st_mtime
+        if VARIANT == "check" or script_changed:
+            shutil.rmtree(work / "c", ignore_errors=True)
+            work.mkdir(parents=True, exist_ok=True)
+            configured.touch()
+        try:
+            translated = cythonize(
+                self.extensions,
+                build_dir=f"build/{VARIANT}/c",
+                compiler_directives=DIRECTIVES,
+                nthreads=JOBS,
+                show_all_warnings=VARIANT == "check",
+            )
+        except CompileError as error:
+            sys.exit(f"setup.py: {error} does not compile: see above")
         sources = {extension.name: extension.sources for extension in translated}
         for extension in self.extensions:
             extension.sources = sources[extension.name]
         super().run()
-        work.mkdir(parents=True, exist_ok=True)
-        configured.touch()
         if VARIANT != "release":
             link_sources(Path(self.build_lib))
 
