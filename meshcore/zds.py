@@ -187,7 +187,7 @@ def encode_request(request: Request) -> bytes:
             data = _put_bytes(_DEL, _put_text(2, uid))
         case KeepWorkload(uid):
             data = _put_bytes(_KEEP, _put_text(1, uid))
-        case SnapshotSent():
+        case _:
             data = _put_bytes(_SNAPSHOT, b"")
     _check_size(data)
     return data
