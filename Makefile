@@ -13,6 +13,7 @@ BIN := .venv/bin
 EXTENSIONS := $(BIN)/python setup.py -q build_ext
 TESTS ?= tests/unit tests/interop tests/netns
 ARGS ?=
+PYTEST := $(BIN)/pytest --durations=10 --durations-min=5
 
 # A variant's modules come first on the path; PYTHONSAFEPATH keeps the working directory from going before them.
 on_variant = AMBIENT_BUILD=$(1) PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/build/$(1)/lib
@@ -52,15 +53,15 @@ demo: build  ## a two-node mesh on this machine, exercised and reported
 
 test: build  ## unit, interop and network-namespace tests
 	@echo '[4/4] tests'
-	@$(BIN)/pytest $(TESTS) $(ARGS)
+	@$(PYTEST) $(TESTS) $(ARGS)
 
 test-debug: build-debug  ## the tests on the debug build
 	@echo '[4/4] tests (debug build)'
-	@$(call on_variant,debug) $(BIN)/pytest $(TESTS) $(ARGS)
+	@$(call on_variant,debug) $(PYTEST) $(TESTS) $(ARGS)
 
 test-asan: build-asan  ## the unit and interop tests on the sanitizer build
 	@echo '[4/4] tests (sanitizer build)'
-	@$(call on_variant,asan) $(ASAN_RUN) $(BIN)/pytest tests/unit tests/interop -m "not slow" --timeout=300 $(ARGS)
+	@$(call on_variant,asan) $(ASAN_RUN) $(PYTEST) tests/unit tests/interop -m "not slow" --timeout=300 $(ARGS)
 
 check: build  ## formatting, lint, types, layering, stubs, compiler warnings
 	@echo '[4/4] checks'

@@ -1,0 +1,1 @@
+"""The `ambient` command and the laptop mesh."""
