@@ -11,7 +11,7 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, NoReturn
 
 import click
@@ -101,10 +101,15 @@ def _why_missing(name: str, lazy: _Lazy, module: str) -> str:
     return f"ambient {name} is not part of this installation: it has no module {module}"
 
 
-def _become(module: str, arguments: Sequence[str]) -> NoReturn:
-    """Replace this process by `python -m module`: what runs then holds neither click nor this command."""
+def _become(module: str, arguments: Sequence[str], settings: Mapping[str, str] | None = None) -> NoReturn:
+    """Replace this process by `python -m module`: what runs then holds neither click nor this command.
+
+    `settings` are added to its environment.
+    """
     if importlib.util.find_spec(module) is None or importlib.util.find_spec(f"{module}.__main__") is None:
         raise CommandUnavailable(f"ambient {module} is not part of this installation: it has no program `{module}`")
+    for variable, value in (settings or {}).items():
+        os.putenv(variable, value)
     sys.stdout.flush()
     # -P: a directory that happens to be the current one must not supply modules to a privileged program.
     os.execv(sys.executable, [sys.executable, "-P", "-m", module, *arguments])
@@ -163,10 +168,7 @@ def ztunnel(root_ca: str | None, settings: tuple[str, ...], **options: str | Non
             raise click.UsageError(f"'{setting}' is not of the form NAME=VALUE, for example LOG_FORMAT=json")
         variable, _, value = setting.partition("=")
         chosen[variable] = value
-    for variable, text in chosen.items():
-        if text is not None:
-            os.putenv(variable, text)
-    _become("ztunnel", ())
+    _become("ztunnel", (), {variable: text for variable, text in chosen.items() if text is not None})
 
 
 @cli.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})

@@ -146,15 +146,14 @@ def test_a_reader_that_left_is_no_error() -> None:
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
-    """What `ambient ztunnel` would have set and started."""
+    """What `ambient ztunnel` would have started: the program and the settings added to its environment."""
     seen: dict[str, object] = {}
 
-    def putenv(name: str, value: str) -> None:
-        if not name.startswith("PYTEST"):
-            seen[name] = value
+    def become(module: str, arguments: tuple[str, ...], settings: dict[str, str]) -> None:
+        assert arguments == ()
+        seen.update(settings, program=module)
 
-    monkeypatch.setattr(os, "putenv", putenv)
-    monkeypatch.setattr(cli, "_become", lambda module, arguments: seen.update(module=module, arguments=arguments))
+    monkeypatch.setattr(cli, "_become", become)
     return seen
 
 
@@ -166,8 +165,7 @@ def test_ztunnel_options_become_the_environment_of_a_fresh_interpreter(started: 
         "XDS_ROOT_CA": "/ca.pem",
         "CA_ROOT_CA": "/ca.pem",
         "LOG_FORMAT": "json",
-        "module": "ztunnel",
-        "arguments": (),
+        "program": "ztunnel",
     }
 
 
@@ -184,7 +182,7 @@ def test_becoming_a_program_leaves_nothing_of_this_one(monkeypatch: pytest.Monke
     (tmp_path / "probe" / "__main__.py").write_text(
         "import os, sys; print('click' in sys.modules, os.environ['SET_BEFORE'], *sys.argv[1:])"
     )
-    program = "import os; os.putenv('SET_BEFORE', 'yes'); from ambient import cli; cli._become('probe', ['a', 'b'])"
+    program = "from ambient import cli; cli._become('probe', ['a', 'b'], {'SET_BEFORE': 'yes'})"
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *filter(None, sys.path)]))
     run = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=TIMEOUT_S, check=False
