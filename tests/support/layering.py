@@ -67,9 +67,20 @@ class Source:
     path: str
     text: str
     imports: tuple[Import, ...] = field(init=False)
+    syntax: ast.Module = field(init=False, repr=False)
+    fault: str = field(init=False, default="")
 
     def __post_init__(self) -> None:
-        found = _python_imports(self.text) if self.path.endswith((".py", ".pyi")) else _cython_imports(self.text)
+        syntax = ast.Module([], [])
+        if self.path.endswith((".py", ".pyi")):
+            try:
+                syntax = ast.parse(self.text)
+            except SyntaxError as error:
+                object.__setattr__(self, "fault", f"{self.path}:{error.lineno}: {error.msg}")
+            found = _python_imports(syntax)
+        else:
+            found = _cython_imports(self.text)
+        object.__setattr__(self, "syntax", syntax)
         object.__setattr__(self, "imports", tuple(found))
 
     @property
@@ -95,8 +106,7 @@ def tree(root: Path = ROOT) -> list[Source]:
     ]
 
 
-def _python_imports(text: str) -> Iterator[Import]:
-    module = ast.parse(text)
+def _python_imports(module: ast.Module) -> Iterator[Import]:
     guarded = {
         id(inner)
         for node in ast.walk(module)
@@ -158,6 +168,11 @@ def _cython_imports(text: str) -> Iterator[Import]:
 
 def _is_private(name: str) -> bool:
     return name.startswith("_") and not (name.startswith("__") and name.endswith("__"))
+
+
+def syntax(sources: Iterable[Source]) -> list[str]:
+    """Every file is Python of the version that runs this; the other rules see nothing in a file that is not."""
+    return [source.fault for source in sources if source.fault]
 
 
 def isolation(sources: Iterable[Source]) -> list[str]:
@@ -278,7 +293,7 @@ def environment(sources: Iterable[Source]) -> list[str]:
         else:
             lines = [
                 node.lineno
-                for node in ast.walk(ast.parse(source.text))
+                for node in ast.walk(source.syntax)
                 if (isinstance(node, ast.Attribute) and _ENVIRONMENT.fullmatch(ast.unparse(node)))
                 or (isinstance(node, ast.ImportFrom) and node.module == "os" and _imports_environment(node))
             ]
@@ -296,7 +311,7 @@ def empty_packages(sources: Iterable[Source]) -> list[str]:
         f"{source.path}:{statement.lineno}: {source.package}/__init__.py must stay empty"
         for source in sources
         if source.path in {f"{package}/__init__.py" for package in EMPTY_PACKAGES}
-        for statement in ast.parse(source.text).body
+        for statement in source.syntax.body
         if not (isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant))
     ]
 
@@ -311,6 +326,7 @@ def oversize(sources: Iterable[Source]) -> list[str]:
 
 
 RULES = (
+    syntax,
     isolation,
     private_names,
     cimport_cycles,

@@ -38,6 +38,10 @@ def breaks(rule: Rule, files: dict[str, str]) -> list[str]:
     return rule([Source(path, text) for path, text in files.items()])
 
 
+def test_a_file_that_does_not_parse_is_named() -> None:
+    assert breaks(layering.syntax, {"cni/agent.py": "x = 1\ndef f(:\n"}) == ["cni/agent.py:2: invalid syntax"]
+
+
 @pytest.mark.parametrize(
     "text",
     [
