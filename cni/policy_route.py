@@ -78,16 +78,16 @@ def remove(netns: int) -> bool:
 
 def show(netns: int) -> list[dict[str, Any]]:
     """Rows as the packet rules have them, without counts."""
-    rows = []
+    rows: list[dict[str, Any]] = []
+    rule_text = f"fwmark {MARK:#x}/{MASK:#x} lookup {TABLE}, priority {PRIORITY}"
     try:
         with inside(netns), IPRoute() as route:
             loopback = _loopback(route)
             for family, everything in _FAMILIES.items():
                 name = "ip" if family == socket.AF_INET else "ip6"
-                for _ in _rules(route, family):
-                    text = f"fwmark {MARK:#x}/{MASK:#x} lookup {TABLE}, priority {PRIORITY}"
-                    rows.append({"table": f"{name} rule", "chain": "", "rule": text})
-                for _ in _routes(route, family, loopback):
+                if _rules(route, family):
+                    rows.append({"table": f"{name} rule", "chain": "", "rule": rule_text})
+                if _routes(route, family, loopback):
                     rows.append({"table": f"{name} route", "chain": str(TABLE), "rule": f"local {everything} dev lo"})
     except (NetlinkError, OSError) as error:
         raise RouteError(f"reading the policy route: {_why(error)}") from error

@@ -115,7 +115,10 @@ def _nat_output(wanted: PodRules) -> Iterator[tuple[str, Expression]]:
     for protocol, _, probe in families:
         yield "probe reply", [match(payload(protocol, "daddr"), probe), TCP, ACCEPT]
     if wanted.dns_capture:
-        yield "dns udp", [*_not_loopback_device(wanted), match(payload("udp", "dport"), 53), NOT_PROXY, _redirect(DNS_PORT)]
+        yield (
+            "dns udp",
+            [*_not_loopback_device(wanted), match(payload("udp", "dport"), 53), NOT_PROXY, _redirect(DNS_PORT)],
+        )
         for protocol, loopback, _ in families:
             elsewhere = match(payload(protocol, "daddr"), loopback, "!=")
             yield "dns tcp", [elsewhere, match(payload("tcp", "dport"), 53), NOT_PROXY, _redirect(DNS_PORT)]
