@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-COMPLAINT = re.compile(r"\b(warning|performance hint|error): ", re.IGNORECASE)
+COMPLAINT = re.compile(r"(warning|performance hint|error): ", re.IGNORECASE)
 BUILD_TIMEOUT_S = 900
 
 
