@@ -10,7 +10,8 @@ MAKEFLAGS += --no-print-directory
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
 BIN := .venv/bin
-EXTENSIONS := $(BIN)/python setup.py -q build_ext
+# Two builds at once would write the same files.
+EXTENSIONS := flock -w 900 build/lock $(BIN)/python setup.py -q build_ext
 TESTS ?= $(wildcard tests/unit tests/interop tests/netns)
 ARGS ?=
 PYTEST := $(BIN)/pytest --durations=10 --durations-min=5
