@@ -178,6 +178,8 @@ class ZdsServer:
             self._on_change()
             await self._send_snapshot(connection)
             await connection.run()
+        except Unavailable as error:
+            log.info("%s: %s", connection.name, error)
         except MeshError as error:
             log.warning("%s: connection closed: %s", connection.name, error)
         finally:
@@ -337,7 +339,7 @@ class _Connection:
             zds.close_all(fds)
             self._fail(ProtocolError("it sent descriptors"))
         elif not data:
-            self._fail(Unavailable("ztunnel hung up"))
+            self._fail(Unavailable("hung up"))
         elif self._packet is not None and not self._packet.done():
             self._packet.set_result(data)
         elif not self._greeted and self._early is None:
