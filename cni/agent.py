@@ -24,7 +24,7 @@ from cni.rules_nft import NftBackend
 from cni.workqueue import WorkQueue
 from cni.zds_server import ZdsServer
 from meshcore.errors import MeshError
-from meshcore.manifests import ManifestDirectory, Scan, remove_status
+from meshcore.manifests import ManifestDirectory, ManifestError, Scan, remove_status
 
 log = logging.getLogger(__name__)
 
@@ -53,13 +53,14 @@ class Agent:
         self._pods: dict[Key, Pod] = {}
         self._refusals: dict[Key, str] = {}
         self._failed: dict[Key, str] = {}
+        self._errors: tuple[ManifestError, ...] = ()
         self._ready = False
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop`. Raises MeshError for what makes starting pointless."""
         servers: list[asyncio.Server] = []
+        loop = asyncio.get_running_loop()
         try:
-            loop = asyncio.get_running_loop()
             scan = await loop.run_in_executor(self._executor, self._directory.scan)
             await self._adopt(scan)
             await loop.run_in_executor(self._executor, self._probes.setup)
@@ -67,22 +68,29 @@ class Agent:
             servers += await self._serve_http()
             log.info("node %s: serving ZDS on %s", self._settings.node, self._settings.zds_path)
             self._on_scan(scan)
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(work) for work in (self._queue.run(), self._resync(), self._first_pass())]
-                async for scan in self._directory.watch(stop):
-                    self._on_scan(scan)
-                for task in tasks:
-                    task.cancel()
+            await self._work(stop)
             if self._settings.uninstall_on_exit:
                 await self._uninstall()
-        except* MeshError as group_error:
-            raise _first(group_error) from None
         finally:
             for server in servers:
                 server.close()
             await self._zds.close()
             self._executor.shutdown()
             self._enrolment.close()
+
+    async def _work(self, stop: asyncio.Event) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(work) for work in (self._queue.run(), self._resync(), self._first_pass())]
+                async for scan in self._directory.watch(stop):
+                    self._on_scan(scan)
+                for task in tasks:
+                    task.cancel()
+        except BaseExceptionGroup as failures:
+            expected = failures.subgroup(MeshError)
+            if expected is None:
+                raise
+            raise _first(expected) from None
 
     def _rules_of(self, pod: Pod) -> PodRules:
         settings = self._settings
@@ -140,7 +148,9 @@ class Agent:
 
     def _on_scan(self, scan: Scan) -> None:
         for error in scan.errors:
-            log.error("%s", error)
+            if error not in self._errors:
+                log.error("%s", error)
+        self._errors = scan.errors
         pods, refusals = {}, {}
         for key, obj in self._objects(scan).items():
             pods[key] = eligibility.describe(obj)
@@ -189,11 +199,11 @@ class Agent:
                 await self._enrolment.unenrol(key, alive=alive)
             if wanted and pod is not None:
                 await self._enrolment.enrol(key, pod)
-        except MeshError as error:
+        except (MeshError, OSError) as error:  # OSError: the status directory is full or away, descriptors ran out
             if self._failed.get(key) != str(error):
                 log.warning("%s/%s: %s", *key, error)
             self._failed[key] = str(error)
-            return not error.retryable
+            return isinstance(error, MeshError) and not error.retryable
         self._failed.pop(key, None)
         return True
 
@@ -201,13 +211,12 @@ class Agent:
         for key in list(self._enrolment.pods):
             try:
                 await self._enrolment.unenrol(key, alive=True)
-            except MeshError as error:
+            except (MeshError, OSError) as error:
                 log.warning("%s/%s stays programmed: %s", *key, error)
         await asyncio.get_running_loop().run_in_executor(self._executor, self._probes.teardown)
 
 
-def _first(error: BaseExceptionGroup[MeshError]) -> BaseException:
-    found: BaseException = error
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    return found
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

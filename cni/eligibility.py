@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -23,7 +24,7 @@ PENDING: Final = "pending"
 
 _TRUE: Final = frozenset({"1", "t", "true"})  # as Go's strconv.ParseBool, in lower case
 _FALSE: Final = frozenset({"0", "f", "false"})
-_INTERFACE_MAX: Final = 15  # IFNAMSIZ - 1
+_INTERFACE: Final = re.compile(r"[A-Za-z0-9_.:@-]{1,15}")  # IFNAMSIZ - 1; no `*`, which nft takes as a wildcard
 
 
 class Scope(msgspec.Struct, frozen=True):
@@ -122,4 +123,4 @@ def _boolean(text: str | None) -> bool | None:
 
 def _interfaces(text: str) -> tuple[str, ...]:
     names = dict.fromkeys(name.strip() for name in text.split(","))
-    return tuple(name for name in names if 0 < len(name.encode()) <= _INTERFACE_MAX and "/" not in name)
+    return tuple(name for name in names if _INTERFACE.fullmatch(name))

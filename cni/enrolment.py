@@ -115,7 +115,7 @@ class Enrolment:
         async with self._probes_lock:
             await self._blocking(self._probes.remove, entry.pod.uid)
         if alive and entry.netns is not None:
-            await self._blocking(self._redirector.remove, entry.netns)
+            await self._in_netns(self._redirector.remove, entry.netns)
         # Out of the snapshot before the Del: a ztunnel that connects in between must not get the pod again.
         del self.pods[key]
         try:
@@ -177,7 +177,7 @@ class Enrolment:
         if entry.netns is None:
             raise NamespaceError(f"{entry.pod.title} has no network namespace at {entry.pod.netns}")
         try:
-            changed = await self._blocking(self._redirector.apply, entry.netns, self._rules_of(entry.pod))
+            changed = await self._in_netns(self._redirector.apply, entry.netns, self._rules_of(entry.pod))
         except NamespaceError as error:
             raise type(error)(f"{entry.pod.title}: {error}") from error
         entry.verified = True
@@ -210,5 +210,16 @@ class Enrolment:
         entry.state = state
         log.info("%s: redirection %s", entry.pod.title, state)
 
+    async def _in_netns(self, call: Callable[..., Result], netns: int, *arguments: object) -> Result:
+        # The thread gets its own descriptor: a task that is cancelled may close ours while the thread is at work.
+        return await self._blocking(_and_close, call, os.dup(netns), *arguments)
+
     async def _blocking(self, call: Callable[..., Result], *arguments: object) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._executor, call, *arguments)
+
+
+def _and_close(call: Callable[..., Result], netns: int, *arguments: object) -> Result:
+    try:
+        return call(netns, *arguments)
+    finally:
+        os.close(netns)

@@ -243,23 +243,23 @@ class NftBackend:
     name = "nftables"
 
     def apply(self, netns: int, wanted: PodRules) -> bool:
-        present = {name: nft.table(netns, name) for name in TABLES}
-        shapes = {name: observed(listing) for name, listing in present.items() if listing is not None}
+        shapes = {name: observed(listing) for name, listing in nft.tables(netns).items() if name in TABLES}
         if shapes == outline(wanted):
             return False
         nft.commit(netns, transaction(wanted))
         return True
 
     def remove(self, netns: int) -> bool:
-        present = tuple(name for name in TABLES if nft.table(netns, name) is not None)
+        present = tuple(name for name in nft.tables(netns) if name in TABLES)
         if present:
             nft.commit(netns, drop(present))
         return bool(present)
 
     def show(self, netns: int) -> list[dict[str, Any]]:
         rows = []
+        present = nft.tables(netns)
         for name in TABLES:
-            for item in nft.table(netns, name) or ():
+            for item in present.get(name, ()):
                 found = item.get("rule")
                 if not found or "comment" not in found:
                     continue

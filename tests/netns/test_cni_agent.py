@@ -120,7 +120,7 @@ class Node:
         temporary.rename(self.config / f"{name}.yaml")
 
     def start(self, *options: str) -> None:
-        command = ["ip", "netns", "exec", self.name, sys.executable, "-c", "from cni.cli import command; command()"]
+        command = ["ip", "netns", "exec", self.name, sys.executable, "-m", "ambient", "cni"]
         command += ["agent", "--config-dir", str(self.config), "--status-dir", str(self.status), "--node", "node-a"]
         command += ["--zds-socket", str(self.zds), *options]
         with self.log.open("ab") as out:
@@ -391,6 +391,44 @@ def test_metrics_and_health(node: Node, ztunnel: Connect) -> None:
 def test_a_port_in_use_is_one_line(node: Node) -> None:
     node.start("--metrics-port", "8000")
     assert node.process is not None
-    assert node.process.wait(DEADLINE) != 0
+    assert node.process.wait(DEADLINE) == 1
     node.process = None
-    assert "port 8000" in node.log.read_text()
+    last = node.log.read_text().splitlines()[-1]
+    assert "port 8000 for /healthz, /readyz cannot be used: " in last
+    assert "Traceback" not in node.log.read_text()
+
+
+def test_a_config_directory_that_is_not_there_is_one_line(node: Node) -> None:
+    node.config.rmdir()
+    node.start()
+    assert node.process is not None
+    assert node.process.wait(DEADLINE) == 1
+    node.process = None
+    (line,) = node.log.read_text().splitlines()
+    assert "config: not a directory" in line
+
+
+def test_a_bad_file_is_reported_once_and_the_others_count(node: Node, ztunnel: Connect) -> None:
+    node.start()
+    ztunnel()
+    (node.config / "bad.yaml").write_text("kind: [")
+    node.write_pod(**AMBIENT)
+    until(lambda: node.redirection() == "enabled", "the pod is enabled")
+    until(lambda: "bad.yaml" in node.log.read_text(), "the bad file is named")
+    node.write_pod(**NONE)
+    until(lambda: node.redirection() is None, "the note is gone")
+    assert node.log.read_text().count("bad.yaml") == 1
+
+
+def test_a_status_directory_that_cannot_be_written_is_tried_again(node: Node, ztunnel: Connect) -> None:
+    node.start()
+    ztunnel()
+    until(lambda: "serving ZDS" in node.log.read_text(), "the agent runs")
+    target = node.status / "Pod.shop.web.json"
+    target.mkdir(parents=True)  # a directory where the note should go: even root cannot replace it
+    (target / "x").touch()
+    node.write_pod(**AMBIENT)
+    until(lambda: "WARNING cni.agent: shop/web" in node.log.read_text(), "the agent complains")
+    (target / "x").unlink()
+    target.rmdir()
+    until(lambda: node.redirection() == "enabled", "the pod is enabled")

@@ -75,7 +75,7 @@ def test_describe_takes_what_is_there() -> None:
         "cni.ambient.mesh/netns": "/run/netns/web",
         "ambient.istio.io/bypass-inbound-capture": "true",
         "ambient.istio.io/dns-capture": "False",
-        "istio.io/reroute-virtual-interfaces": "vm0, vm1,,vm0,a-name-that-is-too-long",
+        "istio.io/reroute-virtual-interfaces": "vm0, vm1,,vm0,a-name-that-is-too-long,vm*,a/b",
     }
     obj = pod(annotations=notes, spec={"serviceAccountName": "sa"})
     obj["metadata"]["uid"] = "u-1"
