@@ -48,7 +48,7 @@ def render(workload: Workload) -> bytes:
     )
     text = ",".join(f"{key}={value}" for key, value in parts if value)
     # A header value carries no control characters (RFC 9110 section 5.5); names of Kubernetes have none.
-    return "".join(c for c in text if c.isprintable()).encode()
+    return (text if text.isprintable() else "".join(c for c in text if c.isprintable())).encode()
 
 
 def parse(text: str) -> Baggage:

@@ -23,6 +23,8 @@ from ztunnel.decision import View, service_name
 ENDPOINTS_MAX: Final = 256  # per verdict; 32 bytes each on the wire to a worker
 WEIGHT_MAX: Final = 65535  # u16 in the record
 
+_ONLY: Final = {IPFamilies.IPV4_ONLY: 4, IPFamilies.IPV6_ONLY: 16}  # bytes of an address
+
 
 class Choice(NamedTuple):
     """A workload that may serve: dial `ip`; `port` is the port of its application (or of a waypoint's listener)."""
@@ -89,7 +91,7 @@ def pick_service(view: View, source: Workload, service: Service, want: Want) -> 
     for workload in view.endpoints(service):
         if workload.status is not WorkloadStatus.HEALTHY and balancing.health_policy is not HealthPolicy.ALLOW_ALL:
             continue
-        port = resolve_port(workload, service_ports, _port_map(workload.services[key]), want)
+        port = resolve_port(workload, service_ports, workload.services[key], want)
         if not port:
             continue
         if workload.network != source.network:
@@ -106,9 +108,10 @@ def pick_service(view: View, source: Workload, service: Service, want: Want) -> 
     return Pick(tuple(choices), service, remote=remote, unresolved=unresolved)
 
 
-def resolve_port(workload: Workload, service_ports: dict[int, int], own_ports: dict[int, int], want: Want) -> int:
+def resolve_port(workload: Workload, service_ports: dict[int, int], own_ports: Sequence[Port], want: Want) -> int:
     """The application port behind service port `want.port`, or 0 if this endpoint does not serve it."""
-    own, declared = own_ports.get(want.port, 0), service_ports.get(want.port)
+    own = next((port.target_port for port in own_ports if port.service_port == want.port), 0)
+    declared = service_ports.get(want.port)
     tunnel = workload.application_tunnel
     if declared is None and not (want.waypoint and tunnel is not None):
         return 0
@@ -152,12 +155,9 @@ def _address(workload: Workload, families: IPFamilies, want: bytes) -> bytes | N
     if there is one."""
     if want in workload.addresses:
         return want
-    usable = [
-        ip
-        for ip in workload.addresses
-        if not (families is IPFamilies.IPV4_ONLY and len(ip) != 4)
-        and not (families is IPFamilies.IPV6_ONLY and len(ip) != 16)
-    ]
+    usable = workload.addresses
+    if families in _ONLY:
+        usable = tuple(ip for ip in usable if len(ip) == _ONLY[families])
     return next((ip for ip in usable if len(ip) == len(want)), usable[0] if usable else None)
 
 

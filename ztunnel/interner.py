@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from array import array
 
+from ztunnel.hashindex import HashIndex
+
 
 class Interner:
     """`acquire` gives a small number for a byte string; `release` undoes one `acquire`."""
@@ -11,7 +13,7 @@ class Interner:
     __slots__ = ("_free", "_ids", "_items", "_refs")
 
     def __init__(self) -> None:
-        self._ids: dict[bytes, int] = {}
+        self._ids = HashIndex()  # a dict would cost more than many of the items
         self._items: list[bytes] = []
         self._refs = array("I")
         self._free: list[int] = []
@@ -23,10 +25,10 @@ class Interner:
         return self._items[number]
 
     def acquire(self, item: bytes) -> int:
-        number = self._ids.get(item)
-        if number is not None:
-            self._refs[number] += 1
-            return number
+        for number in self._ids.find(hash(item)):
+            if self._items[number] == item:
+                self._refs[number] += 1
+                return number
         if self._free:
             number = self._free.pop()
             self._items[number] = item
@@ -35,12 +37,12 @@ class Interner:
             number = len(self._items)
             self._items.append(item)
             self._refs.append(1)
-        self._ids[item] = number
+        self._ids.add(hash(item), number)
         return number
 
     def release(self, number: int) -> None:
         self._refs[number] -= 1
         if not self._refs[number]:
-            del self._ids[self._items[number]]
+            self._ids.remove(hash(self._items[number]), number)
             self._items[number] = b""
             self._free.append(number)

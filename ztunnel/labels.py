@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from meshcore.identity import Identity
+from meshcore.identity import SCHEME
 from meshcore.model import Service, Workload
 from meshcore.records import Flag
 from ztunnel.baggage import Baggage
@@ -176,7 +176,7 @@ def fragments(labels: LabelSet, *, json: bool) -> tuple[bytes, bytes]:
 
 def principal(workload: Workload) -> str:
     """The SPIFFE URI of a workload."""
-    return str(Identity(workload.trust_domain, workload.namespace, workload.service_account))
+    return f"{SCHEME}{workload.trust_domain}/ns/{workload.namespace}/sa/{workload.service_account}"
 
 
 def _party_labels(side: str, party: Party) -> tuple[tuple[str, str], ...]:

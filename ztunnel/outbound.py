@@ -188,8 +188,9 @@ class Outbound:
         """`choices` are pairs: where to, and whether that is a waypoint."""
         hops = list(islice(choices, ENDPOINTS_MAX))
         weights = scale([choice.weight for choice, _ in hops])
+        render = _Endpoints(self._ids, source, service, self._upcall.dst_port)
         endpoints = tuple(
-            self._endpoint(source, service, choice, weight, waypoint=waypoint)
+            render.endpoint(choice, weight, waypoint=waypoint)
             for (choice, waypoint), weight in zip(hops, weights, strict=True)
         )
         return Verdict(
@@ -203,44 +204,49 @@ class Outbound:
             host=service.hostname.encode() if service is not None else b"",
         )
 
-    def _endpoint(
-        self, source: Workload, service: Service | None, choice: Choice, weight: int, *, waypoint: bool
-    ) -> Endpoint:
-        workload = choice.workload
+
+class _Endpoints:
+    """Turns the choices of one verdict into its endpoints; what is the same for all of them is made once."""
+
+    def __init__(self, ids: IdSource, source: Workload, service: Service | None, dst_port: int) -> None:
+        self._ids = ids
+        self._plain_source = Party.of(source, "")
+        self._source = Party.of(source, labels.principal(source))
+        self._target = Target.of(service)
+        self._dst_port = dst_port
+
+    def endpoint(self, choice: Choice, weight: int, *, waypoint: bool) -> Endpoint:
+        workload, ip, port = choice.workload, choice.ip, choice.port
         hbone = waypoint or workload.tunnel_protocol is TunnelProtocol.HBONE
-        label = LabelSet(
-            "source",
-            Party.of(source, labels.principal(source) if hbone else ""),
-            Party.of(workload, labels.principal(workload)),
-            Target.of(service),
-            mutual_tls=hbone,
-        )
+        principal = labels.principal(workload)
+        source = self._source if hbone else self._plain_source
+        label = LabelSet("source", source, Party.of(workload, principal), self._target, mutual_tls=hbone)
         label_id = self._ids.labels.intern(label)
         if not hbone:
-            return Endpoint(
-                choice.ip, choice.port, choice.port, Protocol.TCP, AuthorityKind.ENDPOINT, weight, 0, label_id
-            )
-        sans_id = self._ids.sans.intern(_expected(choice))
+            return Endpoint(ip, port, port, Protocol.TCP, AuthorityKind.ENDPOINT, weight, 0, label_id)
+        sans_id = self._ids.sans.intern(_expected(choice.service, principal))
         if waypoint:
-            port, target, authority = choice.port, self._upcall.dst_port, AuthorityKind.ORIGINAL
+            target, authority = self._dst_port, AuthorityKind.ORIGINAL
         else:
-            port, target, authority = HBONE_LISTENER_PORT, choice.port, AuthorityKind.ENDPOINT
-        return Endpoint(choice.ip, port, target, Protocol.HBONE, authority, weight, sans_id, label_id)
+            port, target, authority = HBONE_LISTENER_PORT, port, AuthorityKind.ENDPOINT
+        return Endpoint(ip, port, target, Protocol.HBONE, authority, weight, sans_id, label_id)
 
 
 def _is_passthrough(service: Service) -> bool:
     return service.load_balancing is not None and service.load_balancing.mode is LbMode.PASSTHROUGH
 
 
-def _expected(choice: Choice) -> tuple[str, ...]:
+def _expected(service: Service | None, principal: str) -> tuple[str, ...]:
     """Identities the peer may present: its service's alternative names that are SPIFFE identities, and its own."""
+    if service is None or not service.subject_alt_names:
+        return (principal,)
     names = []
-    for name in choice.service.subject_alt_names if choice.service is not None else ():
+    for name in service.subject_alt_names:
         try:
             names.append(str(identity.parse(name)))
         except IdentityError:
             continue  # a name that no peer can present; the control plane may list others for other proxies
-    return tuple(dict.fromkeys([*names, labels.principal(choice.workload)]))
+    return tuple(dict.fromkeys([*names, principal]))
 
 
 def _reference_text(reference: GatewayAddress) -> str:
