@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
+import resource
 import signal
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -70,9 +74,9 @@ def rules(path: str) -> None:
     """
     from cni.redirect import Redirector
     from cni.rules_nft import NftBackend
-    from meshcore.netns import open_netns
 
-    rows = Redirector(NftBackend()).show(open_netns(path))
+    with _namespace(path) as netns:
+        rows = Redirector(NftBackend()).show(netns)
     if not rows:
         click.echo("nothing is programmed there")
     for row in rows:
@@ -93,10 +97,21 @@ def cleanup(path: str) -> None:
     """
     from cni.redirect import Redirector
     from cni.rules_nft import NftBackend
+
+    with _namespace(path) as netns:
+        removed = Redirector(NftBackend()).remove(netns)
+    click.echo("removed" if removed else "nothing was programmed there")
+
+
+@contextlib.contextmanager
+def _namespace(path: str) -> Iterator[int]:
     from meshcore.netns import open_netns
 
-    removed = Redirector(NftBackend()).remove(open_netns(path))
-    click.echo("removed" if removed else "nothing was programmed there")
+    netns = open_netns(path)
+    try:
+        yield netns
+    finally:
+        os.close(netns)
 
 
 def _start_logging(level: str) -> None:
@@ -114,6 +129,10 @@ def _run(settings: Any) -> None:
     import uvloop
 
     from cni.agent import Agent
+
+    # Each pod costs a descriptor or two, and the usual soft limit of 1024 is for programs that use select().
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
     async def main() -> None:
         stop = asyncio.Event()

@@ -180,7 +180,7 @@ class ZdsServer:
             await connection.run()
         except Unavailable as error:
             log.info("%s: %s", connection.name, error)
-        except MeshError as error:
+        except (MeshError, OSError) as error:  # OSError: no descriptors left for the snapshot
             log.warning("%s: connection closed: %s", connection.name, error)
         finally:
             connection.close()
@@ -190,8 +190,9 @@ class ZdsServer:
 
     async def _send_snapshot(self, connection: _Connection) -> None:
         # The descriptors are duplicated: a pod may be un-enrolled while the snapshot is on its way.
-        items = [(request, None if fd is None else os.dup(fd)) for request, fd in self.snapshot()]
+        items: list[tuple[zds.AddWorkload | zds.KeepWorkload, int | None]] = []
         try:
+            items += ((request, None if fd is None else os.dup(fd)) for request, fd in self.snapshot())
             for request, fd in items:
                 try:
                     await connection.exchange(zds.encode_request(request), fd)

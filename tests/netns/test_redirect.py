@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import struct
 import subprocess
@@ -12,8 +13,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from click.testing import CliRunner
 
 from cni import nft, probes, rules_nft
+from cni.cli import command
 from cni.policy_route import RouteError
 from cni.redirect import PROBE_V4, PROBE_V6, PodRules, Redirector, RulesError
 from meshcore import netns
@@ -429,3 +432,19 @@ def test_captured_connections_survive_new_rules(net: Net, redirect: Redirector, 
         assert_echo(app, caught)
         assert redirect.apply(net.pod, PodRules(dns_capture=True))
         assert_echo(app, caught)
+
+
+def test_the_commands_show_and_remove(net: Net, redirect: Redirector) -> None:
+    def run(name: str) -> str:
+        result = CliRunner().invoke(command, [name, "--netns", f"/run/netns/{net.pod_name}"], catch_exceptions=False)
+        assert result.exit_code == 0
+        return str(result.output)
+
+    assert "nothing is programmed there" in run("rules")
+    redirect.apply(net.pod, PodRules())
+    shown = run("rules")
+    assert "fwmark 0x111/0xfff lookup 100" in shown
+    assert re.search(r"istio-ambient-nat +istio-output +outbound +0 packets", shown)
+    assert run("cleanup") == "removed\n"
+    assert run("cleanup") == "nothing was programmed there\n"
+    assert routing(net).count("fwmark") == 0
