@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +27,7 @@ from ambient.demo.topology import (
 Object = dict[str, Any]
 
 MODE_LABEL: Final = "istio.io/dataplane-mode"
+REDIRECTION: Final = "ambient.istio.io/redirection"
 NETNS_ANNOTATION: Final = "cni.ambient.mesh/netns"
 
 
@@ -85,14 +87,19 @@ def pod_uid(pod: Pod, generation: int) -> str:
     return f"{generation:08x}-0000-4000-8000-{int.from_bytes(pod.name.encode()[-6:]):012x}"
 
 
-def pod(entry: Pod, *, netns: str, uid: str, ready: bool = True) -> Object:
-    """A running pod with the status that kubelet reports."""
+def pod(entry: Pod, *, netns: str, uid: str, claims_hbone: bool = False, deleted: bool = False) -> Object:
+    """A running pod with the status that kubelet reports; `claims_hbone` adds what an agent notes on enrolment.
+
+    `deleted` marks it as being deleted, which it is until its containers have ended.
+    """
+    annotations = {NETNS_ANNOTATION: netns} | ({REDIRECTION: "enabled"} if claims_hbone else {})
+    deletion = {"deletionTimestamp": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")} if deleted else {}
     ports = [{"name": "http", "containerPort": HTTP}, {"name": "second", "containerPort": SECOND}] if entry.web else []
     return _object(
         "Pod",
         entry.name,
         entry.namespace,
-        metadata={"uid": uid, "labels": {"app": entry.app}, "annotations": {NETNS_ANNOTATION: netns}},
+        metadata={"uid": uid, "labels": {"app": entry.app}, "annotations": annotations} | deletion,
         spec={
             "nodeName": entry.node,
             "serviceAccountName": entry.service_account,
@@ -102,7 +109,7 @@ def pod(entry: Pod, *, netns: str, uid: str, ready: bool = True) -> Object:
             "phase": "Running",
             "podIP": entry.ip,
             "podIPs": [{"ip": entry.ip}],
-            "conditions": [{"type": "Ready", "status": "True" if ready else "False"}],
+            "conditions": [{"type": "Ready", "status": "True"}],
         },
     )
 

@@ -11,8 +11,9 @@ from typing import Any, Final
 from ambient.demo import admin, config, manifests, state
 from ambient.demo.admin import LogLine
 from ambient.demo.errors import CheckFailed, DemoError
+from ambient.demo.handshake import Handshake, shake
 from ambient.demo.network import Network, require_programs
-from ambient.demo.processes import Process, Processes, wait_until
+from ambient.demo.processes import Process, Processes, children, wait_until
 from ambient.demo.servers import write_nginx
 from ambient.demo.topology import (
     CONTROL,
@@ -71,6 +72,7 @@ class Mesh:
         self.ztunnels: dict[str, str] = {}
         """Node -> namespace (and process) name of its current ztunnel."""
         self.enrolled = False
+        self._deleted: set[str] = set()
         self._generations = itertools.count(1)
         self._ztunnel_generations = {each.name: itertools.count() for each in NODES}
         self.processes.on_change = self._write_state
@@ -219,6 +221,11 @@ class Mesh:
 
         wait_until(ready, f"{name} to be ready", _START)
 
+    def discard_ztunnel(self, name: str) -> None:
+        """Remove the namespace of a ztunnel that has ended."""
+        self.processes.forget(name)
+        self.net.close(name)
+
     # Pods
 
     def add_pods(self, *pods: Pod) -> None:
@@ -250,24 +257,36 @@ class Mesh:
 
         wait_until(answers, f"nginx in {pod.name} to answer", 10.0)
 
-    def write_pod(self, pod: Pod, *, ready: bool = True) -> None:
-        self.manifests.write(
-            f"pod-{pod.name}",
-            [manifests.pod(pod, netns=self.net.path(pod.name), uid=self.uids[pod.name], ready=ready)],
+    def write_pod(self, pod: Pod, *, claims_hbone: bool = False) -> None:
+        """Write the Pod object; `claims_hbone` as an agent would annotate it that has enrolled the pod."""
+        entry = manifests.pod(
+            pod,
+            netns=self.net.path(pod.name),
+            uid=self.uids[pod.name],
+            claims_hbone=claims_hbone,
+            deleted=pod.name in self._deleted,
         )
+        self.manifests.write(f"pod-{pod.name}", [entry])
 
     def _write_endpoints(self) -> None:
-        slices = [manifests.endpoint_slice(each, self.pods, self.uids) for each in SERVICES]
+        serving = {name: pod for name, pod in self.pods.items() if name not in self._deleted}
+        slices = [manifests.endpoint_slice(each, serving, self.uids) for each in SERVICES]
         self.manifests.write("endpoints", slices)
 
-    def delete_pod_object(self, pod: Pod) -> None:
-        """`kubectl delete pod`: the object goes and the endpoints with it; the containers have their grace period."""
-        del self.pods[pod.name]
-        self.manifests.remove(f"pod-{pod.name}")
+    def delete_pod(self, pod: Pod) -> None:
+        """`kubectl delete pod`: it is no endpoint any more; its containers have their grace period."""
+        self._deleted.add(pod.name)
+        self.write_pod(pod)
         self._write_endpoints()
 
     def end_pod(self, pod: Pod) -> None:
-        """The end of the grace period: the application and the namespace go."""
+        """The end of the grace period: the object, the application and the namespace go."""
+        self.pods.pop(pod.name, None)
+        self._deleted.discard(pod.name)
+        self.manifests.remove(f"pod-{pod.name}")
+        self._write_endpoints()
+        if self.ztunnels:
+            self.await_members()
         nginx = self.processes.get(f"nginx-{pod.name}")
         if nginx is not None:
             nginx.stop()
@@ -299,8 +318,18 @@ class Mesh:
         """One command of the load generator in `pod`."""
         return Client(self.processes, self.net.path(pod.name), list(arguments))
 
-    def ztunnel_of(self, pod: Pod) -> str:
+    def node_ztunnel(self, pod: Pod) -> str:
+        """Name of the ztunnel that serves `pod`."""
         return self.ztunnels[pod.node]
+
+    def shake(self, source: Pod, target: Pod) -> Handshake:
+        """A handshake without a certificate, from inside `source`, with the HBONE port of `target`."""
+        root = self.run_dir / "istiod" / "root-cert.pem"
+        return shake(self.processes, self.net.path(source.name), target.ip, root)
+
+    def workers(self, ztunnel: str) -> list[int]:
+        """Pids of the workers of a ztunnel: what its zygote has forked."""
+        return [worker for zygote in children(self.process(ztunnel).pid) for worker in children(zygote)]
 
     def dump(self, ztunnel: str) -> dict[str, Any]:
         """config_dump of a ztunnel."""
@@ -350,23 +379,34 @@ class Mesh:
         """Whether a ztunnel knows every member as (not) reachable over HBONE, and holds (or not) those of its node."""
         members = [pod for pod in self.pods.values() if pod.namespace in MEMBER_NAMESPACES]
         protocols = {each["name"]: each["protocol"] for each in dump["workloads"]}
+        if set(protocols) != set(self.pods):
+            return False
         if any(protocols.get(pod.name) != ("HBONE" if wanted else "TCP") for pod in members):
             return False
         held = {each["info"]["name"] for each in dump["workloadState"].values() if each["state"] == "Up"}
         return held == ({pod.name for pod in members if pod.node == node_name} if wanted else set())
 
+    def await_protocol(self, pod: Pod, protocol: str) -> None:
+        """Wait until both ztunnels are told that `pod` is reached over `protocol`, HBONE or TCP."""
+
+        def told(_: str, dump: dict[str, Any]) -> bool:
+            return any(each["name"] == pod.name and each["protocol"] == protocol for each in dump["workloads"])
+
+        self.await_dumps(told, f"{pod.name} to be announced with {protocol}")
+
     def await_members(self) -> None:
         """Wait until every pod that should be a member is one."""
         self.await_dumps(lambda node, dump: self._follows(node, dump, self.enrolled), "the pods to be enrolled")
 
-    def apply_policies(self, *objects: manifests.Object, referenced: str = "") -> None:
-        """Put these policies in force in place of all others; returns when both ztunnels have them.
-
-        `referenced` is `namespace/name` of a policy that web-2 must refer to; the policies of the mesh otherwise.
-        """
+    def apply_policies(self, *objects: manifests.Object) -> None:
+        """Put these AuthorizationPolicies in force in place of all others; returns when both ztunnels have them."""
         self.manifests.write("policies", objects)
-        names = {f"{each['metadata']['namespace']}/{each['metadata']['name']}" for each in objects}
-        self.await_policies({referenced} if referenced else names)
+        self.await_policies({f"{each['metadata']['namespace']}/{each['metadata']['name']}" for each in objects})
+
+    def apply_mtls_mode(self, mode: str) -> None:
+        """Put the mode STRICT or PERMISSIVE in force for the namespace of web-2, and no other policy."""
+        self.manifests.write("policies", [manifests.peer_authentication(MEMBER_NAMESPACES[0], mode)])
+        self.await_policies({_STATIC_STRICT} if mode == "STRICT" else set())
 
     def await_policies(self, names: set[str]) -> None:
         """Wait until both ztunnels hold exactly these policies and apply them to web-2."""

@@ -9,9 +9,9 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import IO, Final, NamedTuple, TypeVar
 
-from ambient.demo.errors import DemoError
+from ambient.demo.errors import CheckFailed, DemoError
 from meshcore.errors import DeadlineExceeded
 
 T = TypeVar("T")
@@ -99,6 +99,24 @@ class Process:
         self.wait(_KILL_WAIT)
 
 
+class Pipe(NamedTuple):
+    """A process with its three pipes."""
+
+    process: subprocess.Popen[bytes]
+    stdin: IO[bytes]
+    stdout: IO[bytes]
+    stderr: IO[bytes]
+
+    def require_success(self, what: str, timeout: float) -> None:
+        """Wait for its end; raises CheckFailed with what it wrote to stderr unless the status is 0."""
+        try:
+            status = self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise CheckFailed(f"{what}: not done within {timeout:g} s") from None
+        if status:
+            raise CheckFailed(f"{what}: {self.stderr.read().decode(errors='replace').strip() or f'status {status}'}")
+
+
 class Processes:
     """All processes of one run: started with one environment, logging into one directory."""
 
@@ -171,16 +189,34 @@ class Processes:
             start_new_session=True,
         )
 
+    @contextlib.contextmanager
+    def pipe(self, command: Sequence[str], *, netns: str | None = None) -> Iterator[Pipe]:
+        """A process with binary pipes; it is killed if it still runs when the block ends."""
+        process = subprocess.Popen(
+            enter(netns, command),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=self._environment,
+            cwd="/",
+            start_new_session=True,
+        )
+        streams = [stream for stream in (process.stdin, process.stdout, process.stderr) if stream]
+        try:
+            yield Pipe(process, *streams)
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait(_KILL_WAIT)
+            for stream in streams:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
+
     def get(self, name: str) -> Process | None:
         return self._all.get(name)
 
     def forget(self, name: str) -> None:
         self._all.pop(name, None)
-        self.on_change()
-
-    def rename(self, old: str, new: str) -> None:
-        """`old` is known as `new` from now on; its log keeps its name."""
-        self._all[new] = self._all.pop(old)
         self.on_change()
 
     def __iter__(self) -> Iterator[Process]:

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from ambient.demo.scenarios import plain
+from ambient.demo.scenarios import faults, plain, policy, service, tunnel, volume
 from ambient.demo.scenarios.base import Scenario
 
-ALL: tuple[Scenario, ...] = (*plain.BEFORE, *plain.AFTER)
+ALL: tuple[Scenario, ...] = (
+    *plain.BEFORE,
+    *tunnel.SCENARIOS,
+    *service.SCENARIOS,
+    *policy.SCENARIOS,
+    *volume.SCENARIOS,
+    *faults.SCENARIOS,
+    *plain.AFTER,
+)

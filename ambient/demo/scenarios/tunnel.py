@@ -1,0 +1,156 @@
+"""What goes over the tunnel: encrypted, between verified identities, with the client's address kept."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from ambient.demo.admin import LogLine, log_size
+from ambient.demo.capture import Capture
+from ambient.demo.handshake import HBONE
+from ambient.demo.mesh import Mesh
+from ambient.demo.scenarios.base import Scenario, marker, require
+from ambient.demo.topology import FRONTEND, HTTP, NODE_LINK, OUTSIDER, WEB_1, WEB_2, Pod
+
+
+def _logged_pair(mesh: Mesh, source: Pod, target: Pod, offsets: dict[str, int]) -> tuple[LogLine, LogLine]:
+    """The access-log lines of both ends of one request from `source` to nginx of `target`."""
+    authority = f"{target.ip}:{HTTP}"
+    outbound = mesh.await_access(
+        mesh.node_ztunnel(source),
+        offsets[source.node],
+        lambda line: line["direction"] == "outbound" and line["dst.hbone_addr"] == authority,
+        f"an outbound connection to {authority}",
+    )
+    inbound = mesh.await_access(
+        mesh.node_ztunnel(target),
+        offsets[target.node],
+        lambda line: line["direction"] == "inbound" and authority in (line["dst.addr"], line["dst.hbone_addr"]),
+        f"an inbound connection to {authority}",
+    )
+    return outbound, inbound
+
+
+def _offsets(mesh: Mesh) -> dict[str, int]:
+    return {node: log_size(mesh.log_of(name)) for node, name in mesh.ztunnels.items()}
+
+
+def _require_identities(lines: tuple[LogLine, LogLine], source: Pod, target: Pod) -> None:
+    for line in lines:
+        pair = (line["src.identity"], line["dst.identity"])
+        require(
+            pair == (source.spiffe, target.spiffe),
+            f"{line['direction']} was logged as {pair[0] or 'nobody'} -> {pair[1] or 'nobody'}",
+        )
+
+
+def only_tls_on_the_link(mesh: Mesh) -> str:
+    text = marker()
+    body = "x" * 20_000
+    with Capture(mesh.net.path("node-1"), NODE_LINK) as capture:
+        for _ in range(3):
+            reply = mesh.curl(FRONTEND, f"http://{WEB_2.ip}:{HTTP}/{text}", "-H", f"X-Text: {text}", "-d", text + body)
+            require(reply.ok and text in reply.body, f"frontend -> web-2: {reply}")
+    seen = capture.seen
+    streams = seen.between(FRONTEND.ip, WEB_2.ip)
+    require(streams, f"{reply}, but nothing between the pods crossed the link: the capture saw {seen.packets} packets")
+    found = seen.holding(text.encode())
+    require(not found, f"{reply}, payload in clear in {', '.join(map(str, found))}")
+    for stream in streams:
+        require(HBONE in (stream.source.port, stream.target.port), f"{reply}, but {stream} is not on port {HBONE}")
+        require(stream.tls_records is not None, f"{reply}, but {stream} is not TLS: {stream.data[:16].hex(' ')}")
+    octets, records = sum(len(each.data) for each in streams), sum(each.tls_records or 0 for each in streams)
+    require(octets > 3 * len(body), f"{reply}, but only {octets} bytes crossed the link")
+    return f"3 x {reply}; {octets} bytes on the link, all of them in {records} TLS records on port {HBONE}, 0 payload bytes"
+
+
+def identities_verified(mesh: Mesh) -> str:
+    offsets = _offsets(mesh)
+    reply = mesh.curl(FRONTEND, f"http://{WEB_2.ip}:{HTTP}/{marker()}")
+    require(reply.ok, f"frontend -> web-2: {reply}")
+    _require_identities(_logged_pair(mesh, FRONTEND, WEB_2, offsets), FRONTEND, WEB_2)
+    shown = mesh.shake(OUTSIDER, WEB_2)
+    require(shown.san == WEB_2.spiffe, f"port {HBONE} of web-2 shows a certificate for {shown.san}")
+    require(shown.verified, f"the certificate of web-2 does not verify against the root of the mesh: {shown}")
+    require(shown.refused, f"port {HBONE} of web-2 does not refuse a client without a certificate: {shown}")
+    return (
+        f"both ztunnels logged {FRONTEND.principal} -> {WEB_2.principal}; openssl read the latter from the handshake, "
+        "verified by the mesh's root, "
+        f"and without a certificate was refused: {shown.refused}"
+    )
+
+
+def impostor_refused(mesh: Mesh) -> str:
+    """A server that shows the right name in a certificate of another CA must get nothing, in clear neither."""
+    text = marker()
+    with _impostor(mesh):
+        offset = log_size(mesh.log_of("ztunnel-1"))
+        with Capture(mesh.net.path(OUTSIDER.name), "eth0") as capture:
+            reply = mesh.curl(FRONTEND, f"http://{OUTSIDER.ip}:{HTTP}/{text}")
+        line = mesh.await_access("ztunnel-1", offset, lambda entry: bool(entry["error"]), "the refusal")
+    require(reply.status == 0, f"the impostor answered: {reply}")
+    dialled = [stream for stream in capture.seen.streams if stream.target == (OUTSIDER.ip, HBONE) and stream.data]
+    require(dialled, f"{reply}, but nobody began a handshake with port {HBONE} of the impostor")
+    clear = [stream for stream in capture.seen.streams if stream.target.ip == OUTSIDER.ip and stream not in dialled]
+    require(not any(stream.data for stream in clear), f"{reply}, but then it was tried in clear: {clear[0]}")
+    require(not capture.seen.holding(text.encode()), "the impostor got the request in clear")
+    return f"{reply}; ztunnel-1: {line['error']}; no attempt in clear"
+
+
+@contextlib.contextmanager
+def _impostor(mesh: Mesh) -> Iterator[None]:
+    """Outsider claims to be a member, and serves its HBONE port with a self-signed certificate for its own name."""
+    directory = mesh.app_dir(OUTSIDER)
+    directory.mkdir(exist_ok=True)
+    key, certificate = str(directory / "key.pem"), str(directory / "cert.pem")
+    made = mesh.processes.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"]
+        + ["-subj", "/CN=impostor", "-addext", f"subjectAltName=URI:{OUTSIDER.spiffe}"]
+        + ["-keyout", key, "-out", certificate]
+    )
+    require(made.returncode == 0, f"openssl made no certificate: {made.stderr.strip()}")
+    server = mesh.processes.start(
+        "impostor",
+        ["openssl", "s_server", "-accept", str(HBONE), "-cert", certificate, "-key", key, "-tls1_3", "-alpn", "h2"],
+        netns=mesh.net.path(OUTSIDER.name),
+    )
+    try:
+        mesh.write_pod(OUTSIDER, claims_hbone=True)
+        mesh.await_protocol(OUTSIDER, "HBONE")
+        yield
+    finally:
+        server.stop()
+        mesh.processes.forget(server.name)
+        mesh.write_pod(OUTSIDER)
+        mesh.await_protocol(OUTSIDER, "TCP")
+
+
+def client_address_kept(mesh: Mesh) -> str:
+    observed = []
+    for target in (WEB_2, WEB_1):
+        reply = mesh.curl(FRONTEND, f"http://{target.ip}:{HTTP}/{marker()}")
+        require(reply.ok, f"frontend -> {target.name}: {reply}")
+        require(reply.client == FRONTEND.ip, f"nginx of {target.name} saw the client as {reply.client}")
+        observed.append(f"nginx of {target.name} ({target.node}) saw {reply.client}")
+    return "; ".join(observed) + ", the address of frontend"
+
+
+def same_node(mesh: Mesh) -> str:
+    text = marker()
+    offsets = _offsets(mesh)
+    with Capture(mesh.net.path("node-1"), NODE_LINK) as capture:
+        reply = mesh.curl(FRONTEND, f"http://{WEB_1.ip}:{HTTP}/{text}")
+    require(reply.ok and reply.pod == WEB_1.name, f"frontend -> web-1: {reply}")
+    _require_identities(_logged_pair(mesh, FRONTEND, WEB_1, offsets), FRONTEND, WEB_1)
+    strays = capture.seen.between(FRONTEND.ip, WEB_1.ip)
+    require(not strays, f"{reply}, but it crossed the node link: {', '.join(map(str, strays))}")
+    return f"{reply} from web-1 on the same node; both identities logged by ztunnel-1, nothing on the node link"
+
+
+SCENARIOS = (
+    Scenario("tls-only", "Nothing but TLS between the nodes", only_tls_on_the_link),
+    Scenario("identities", "Both SPIFFE identities verified", identities_verified),
+    Scenario("impostor", "A server with a foreign certificate gets nothing", impostor_refused, logs=("ztunnel-1",)),
+    Scenario("client-address", "The application sees the client's own address", client_address_kept),
+    Scenario("same-node", "Two pods of one node", same_node, logs=("ztunnel-1",)),
+)
