@@ -103,6 +103,10 @@ class Client:
             raise CheckFailed(f"the load generator ended: {self._errors()}")
         return self._latest
 
+    def await_first(self, timeout: float) -> dict[str, Any]:
+        """Wait for the first line that it prints."""
+        return wait_until(lambda: self.latest, "the first line of the load generator", timeout)
+
     def _errors(self) -> str:
         text = (self._process.stderr.read() if self._process.stderr else "").strip()
         return text.splitlines()[-1] if text else f"status {self._process.poll()}"

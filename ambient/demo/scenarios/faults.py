@@ -89,13 +89,8 @@ def istiod_stopped(mesh: Mesh) -> str:
         require(not during.failures, f"while istiod was away: {_summary(during)}")
         new_flow = mesh.curl(BATCH, f"http://{WEB_2.ip}:{HTTP}/")
         require(new_flow.ok, f"while istiod was away: batch -> web-2, not used before: {new_flow}")
-        policy = manifests.authorization(
-            "deny-during-outage",
-            WEB_2.namespace,
-            "web",
-            "DENY",
-            [{"from": [{"source": {"principals": [BATCH.principal]}}]}],
-        )
+        rule = {"from": [{"source": {"principals": [BATCH.principal]}}]}
+        policy = manifests.authorization("deny-during-outage", WEB_2.namespace, "web", "DENY", [rule])
         mesh.manifests.write("policies", [policy])
         still = mesh.curl(BATCH, f"http://{WEB_2.ip}:{HTTP}/")
         require(still.ok, f"a policy was in force without istiod: {still}")
@@ -109,7 +104,7 @@ def istiod_stopped(mesh: Mesh) -> str:
     result = load.result
     require(not result.failures, _summary(result))
     return (
-        f"istiod away: {during.ok} new connections and a new pair of pods answered; back: a policy written meanwhile in force "
+        f"away: {during.ok} new connections and a new pair of pods answered; back: a policy written meanwhile in force "
         f"{took:.1f} s after its start; {_summary(result)}"
     )
 
@@ -144,7 +139,8 @@ def certificate_rotated(mesh: Mesh) -> str:
     require(not result.failures, _summary(result))
     served = mesh.shake(OUTSIDER, WEB_2).serial
     require(served == after, f"the ztunnel has certificate {after}, but serves {served}")
-    return f"serial {before[:10]}.. -> {after[:10]}.. (until {expiry}), also served; {_summary(result)}, open connection kept"
+    rotated = f"serial {before[:8]}.. -> {after[:8]}.. (until {expiry}), also served"
+    return f"{rotated}; {_summary(result)}, open connection kept"
 
 
 SCENARIOS = (

@@ -7,7 +7,6 @@ import time
 from ambient.demo.admin import access_lines, log_size
 from ambient.demo.capture import Capture, Stream
 from ambient.demo.mesh import Mesh
-from ambient.demo.processes import wait_until
 from ambient.demo.scenarios.base import Scenario, marker, ms, require
 from ambient.demo.topology import FRONTEND, HTTP, NODE_LINK, WEB_2
 from ambient.demo.traffic import Reply
@@ -36,7 +35,7 @@ def enrolled_without_restart(mesh: Mesh) -> str:
     require(clear, f"{first} before enrolment, but nothing of it on the node link")
     older = mesh.client(FRONTEND, "watch", WEB_2.ip, str(HTTP), "/load")
     try:
-        wait_until(lambda: older.latest.get("open"), "a connection from before the enrolment", 5.0)
+        require(older.await_first(5.0).get("open"), f"no connection before the enrolment: {older.latest}")
         began = time.monotonic()
         mesh.enrol(True)
         took = time.monotonic() - began

@@ -10,7 +10,6 @@ from ambient.demo import manifests
 from ambient.demo.admin import log_size
 from ambient.demo.capture import Capture
 from ambient.demo.mesh import Mesh
-from ambient.demo.processes import wait_until
 from ambient.demo.scenarios.base import Scenario, ms, require
 from ambient.demo.topology import BATCH, FRONTEND, HTTP, NODE_LINK, OUTSIDER, SECOND, WEB_2, Pod
 from ambient.demo.traffic import curl
@@ -104,8 +103,8 @@ def live_connection_closed(mesh: Mesh) -> str:
     allowed = mesh.client(FRONTEND, "watch", WEB_2.ip, str(HTTP), "/load")
     try:
         for client, name in ((refused, "batch"), (allowed, "frontend")):
-            wait_until(lambda client=client: client.latest, f"an open connection from {name}", 5.0)
-            require(client.latest.get("open"), f"{name} -> web-2: {client.latest}")
+            first = client.await_first(5.0)
+            require(first.get("open"), f"{name} -> web-2: {first}")
         offset = log_size(mesh.log_of("ztunnel-2"))
         began = time.monotonic()
         mesh.apply_policies(
@@ -119,7 +118,8 @@ def live_connection_closed(mesh: Mesh) -> str:
     finally:
         refused.close()
         allowed.close()
-    return f"connection of batch {end['how']} {ms(end['now'] - began)} after the DENY was written ({error}); frontend's stays"
+    closed = f"connection of batch {end['how']} {ms(end['now'] - began)} after the DENY was written"
+    return f"{closed} ({error}); frontend's stays"
 
 
 def strict(mesh: Mesh) -> str:

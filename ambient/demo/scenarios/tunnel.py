@@ -48,9 +48,8 @@ def only_tls_on_the_link(mesh: Mesh) -> str:
     text = marker()
     body = "x" * 20_000
     with Capture(mesh.net.path("node-1"), NODE_LINK) as capture:
-        for _ in range(3):
-            reply = mesh.curl(FRONTEND, f"http://{WEB_2.ip}:{HTTP}/{text}", "-H", f"X-Text: {text}", "-d", text + body)
-            require(reply.ok and text in reply.body, f"frontend -> web-2: {reply}")
+        reply = mesh.curl(FRONTEND, f"http://{WEB_2.ip}:{HTTP}/{text}", "-H", f"X-Text: {text}", "-d", text + body)
+        require(reply.ok and text in reply.body, f"frontend -> web-2: {reply}")
     seen = capture.seen
     streams = seen.between(FRONTEND.ip, WEB_2.ip)
     require(streams, f"{reply}, but nothing between the pods crossed the link: the capture saw {seen.packets} packets")
@@ -60,8 +59,8 @@ def only_tls_on_the_link(mesh: Mesh) -> str:
         require(HBONE in (stream.source.port, stream.target.port), f"{reply}, but {stream} is not on port {HBONE}")
         require(stream.tls_records is not None, f"{reply}, but {stream} is not TLS: {stream.data[:16].hex(' ')}")
     octets, records = sum(len(each.data) for each in streams), sum(each.tls_records or 0 for each in streams)
-    require(octets > 3 * len(body), f"{reply}, but only {octets} bytes crossed the link")
-    return f"3 x {reply}; {octets} bytes on the link, all of them in {records} TLS records on port {HBONE}, 0 payload bytes"
+    require(octets > len(body), f"{reply}, but only {octets} bytes crossed the link")
+    return f"{reply}; {octets} bytes on the link, all in {records} TLS records on port {HBONE}, the payload in none"
 
 
 def identities_verified(mesh: Mesh) -> str:
@@ -103,11 +102,20 @@ def _impostor(mesh: Mesh) -> Iterator[None]:
     directory = mesh.app_dir(OUTSIDER)
     directory.mkdir(exist_ok=True)
     key, certificate = str(directory / "key.pem"), str(directory / "cert.pem")
-    made = mesh.processes.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"]
-        + ["-subj", "/CN=impostor", "-addext", f"subjectAltName=URI:{OUTSIDER.spiffe}"]
-        + ["-keyout", key, "-out", certificate]
-    )
+    request = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "1",
+    ]
+    subject = ["-subj", "/CN=impostor", "-addext", f"subjectAltName=URI:{OUTSIDER.spiffe}"]
+    made = mesh.processes.run([*request, *subject, "-keyout", key, "-out", certificate])
     require(made.returncode == 0, f"openssl made no certificate: {made.stderr.strip()}")
     server = mesh.processes.start(
         "impostor",

@@ -65,7 +65,6 @@ def _upload(mesh: Mesh, url: str) -> str:
     digest = hashlib.sha256()
     command = ["curl", "-sS", "--fail", "-T", "-", "-H", "Expect:", "--max-time", f"{_TRANSFER:g}", url]
     with mesh.processes.pipe(command, netns=mesh.net.path(FRONTEND.name)) as curl:
-        assert curl.stdin is not None and curl.stderr is not None
         try:
             for block in _blocks():
                 digest.update(block)
@@ -73,7 +72,7 @@ def _upload(mesh: Mesh, url: str) -> str:
             curl.stdin.close()
         except BrokenPipeError:
             raise CheckFailed(f"the upload broke off: {curl.stderr.read().decode().strip()}") from None
-        require(curl.wait(_TRANSFER) == 0, f"the upload failed: {curl.stderr.read().decode().strip()}")
+        curl.require_success("upload", _TRANSFER)
     return digest.hexdigest()
 
 
@@ -82,11 +81,10 @@ def _download(mesh: Mesh, url: str) -> tuple[str, int]:
     digest, size = hashlib.sha256(), 0
     command = ["curl", "-sS", "--fail", "--max-time", f"{_TRANSFER:g}", url]
     with mesh.processes.pipe(command, netns=mesh.net.path(FRONTEND.name)) as curl:
-        assert curl.stdout is not None and curl.stderr is not None
         while block := curl.stdout.read(_MIB):
             digest.update(block)
             size += len(block)
-        require(curl.wait(_TRANSFER) == 0, f"the download failed: {curl.stderr.read().decode().strip()}")
+        curl.require_success("download", _TRANSFER)
     return digest.hexdigest(), size
 
 
