@@ -57,7 +57,6 @@ cdef struct entry_t:
     uint8_t flag
     uint8_t flags
     uint8_t used                 # since the eviction hand last passed
-    uint8_t timed                # its upcall timer runs
     rec_endpoint *endpoint
     uint32_t *cumulative         # weights summed up to and including each endpoint
     char *text                   # baggage, host, reason, one after the other

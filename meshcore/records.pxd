@@ -75,7 +75,7 @@ cdef enum:                       # fields a verdict consulted; pod and direction
 cdef enum:                       # upcall flags
     UF_GATEWAY = 1               # x-forwarded-network present: the client is behind a gateway
 
-cdef enum flag:                  # response_flags of telemetry, index into the failed counters
+cdef enum:                       # flag: response_flags of telemetry, index into the failed counters
     FLAG_NONE = 0                # "-"
     FLAG_DENY = 1
     FLAG_CONNECT = 2
@@ -243,7 +243,7 @@ cdef enum:
     SLOT_BYTES = 128             # then one slot per label id
     SLOT_MAX = 16384             # label ids; id 0 is the overflow set
 
-cdef enum page_cell:
+cdef enum:                       # page_cell
     PC_PID = 0
     PC_LOOP_TURNS = 1
     PC_EPOLL_WAIT = 2
@@ -291,7 +291,7 @@ cdef enum page_cell:
     PC_CLOCK_MS = 44             # last loop turn, CLOCK_MONOTONIC: a hung worker shows
     PC_COUNT = 45
 
-cdef enum slot_cell:
+cdef enum:                       # slot_cell
     SC_OPENED = 0
     SC_CLOSED = 1                # closed without a failure flag
     SC_RECEIVED = 2              # bytes client -> server (istio_tcp_received_bytes_total)

@@ -1,0 +1,9 @@
+"""Public surface of the data path."""
+
+class Worker:
+    """One data-path process: an epoll loop that never takes the GIL."""
+
+    def __init__(self, control_fd: int, page_fd: int, index: int) -> None: ...
+    def run(self) -> int: ...
+
+def record_layout() -> dict[str, int]: ...

@@ -1,0 +1,510 @@
+"""Flows of the worker: life, and relaying between an application and a tunnel stream. No Python surface."""
+
+from libc.errno cimport ECONNRESET, ENOMEM, EPIPE, ETIMEDOUT
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy
+
+from meshcore cimport linux
+from meshcore.flowtable cimport flowtable_free_if_idle, link_add, link_del, link_init
+from meshcore.h2 cimport *
+from meshcore.linux cimport EAGAIN, EINTR, SHUT_WR, iovec, writev
+from meshcore.nghttp2 cimport NGHTTP2_NV_FLAG_NONE, nghttp2_nv
+from meshcore.pool cimport queue_append, queue_clear, queue_write
+from meshcore.records cimport *
+from meshcore.wheel cimport timer_clear, timer_set
+from ztunnel._log cimport count_closed, count_opened, log_complete, slot_of
+from ztunnel._relay cimport relay_close, relay_open, relay_pump
+from ztunnel._sock cimport ev_add, ev_close, sock_dial, sock_error, sock_reset_on_close
+from ztunnel._tunnel cimport (tunnel_congested, tunnel_mark, tunnel_room, tunnel_stream_gone, tunnel_wrote)
+from ztunnel._types cimport *
+
+cdef enum:
+    FRAME_LEAST = 1024           # room below which a record is sealed rather than given a small frame
+    IOV_MAX = 16
+
+
+# === life ===
+
+cdef flow_t *flow_new(worker_t *w, pod_t *pod, int direction) noexcept nogil:
+    cdef flow_t *flow = <flow_t *>calloc(1, sizeof(flow_t))
+    if flow is NULL:
+        return NULL
+    flow.w = w
+    flow.pod = pod
+    flow.direction = <uint8_t>direction
+    flow.app.fd = -1
+    flow.stream.owner = flow
+    flow.opened_ms = w.now_ms
+    link_add(&pod.flows, &flow.pod_link)
+    pod.users += 1
+    w.flows += 1
+    w.page[PC_FLOWS_OPEN] += 1
+    return flow
+
+
+cdef void flow_attach(worker_t *w, flow_t *flow, entry_t *entry) noexcept nogil:
+    flow_detach(w, flow)
+    flow.entry = entry
+    entry.users += 1
+    link_add(&entry.flows, &flow.entry_link)
+
+
+cdef void flow_detach(worker_t *w, flow_t *flow) noexcept nogil:
+    cdef entry_t *entry = flow.entry
+    if entry is NULL:
+        return
+    link_del(&flow.entry_link)
+    entry.users -= 1
+    flow.entry = NULL
+    flowtable_free_if_idle(entry)
+
+
+cdef void flow_end(worker_t *w, flow_t *flow) noexcept nogil:
+    cdef tunnel_t *tunnel = flow.tunnel
+    cdef uint8_t was = flow.state
+    if was == F_CLOSED:
+        return
+    flow.state = F_CLOSED
+    timer_clear(&w.wheel, &flow.timer)
+    link_del(&flow.wait_link)
+    link_del(&flow.pod_link)
+    if tunnel is not NULL:
+        if was == F_TUNNEL:
+            tunnel.claimed -= 1
+        elif flow.stream.id:
+            if flow.stream.flags & S_LOCAL_END and flow.stream.flags & S_REMOTE_END:
+                h2_remove(&tunnel.h2, &flow.stream)
+            elif flow.stream.flags & S_LOCAL_END and tunnel.h2.server:
+                h2_reset(&tunnel.h2, &flow.stream, H2_NO_ERROR)
+            else:
+                h2_reset(&tunnel.h2, &flow.stream, H2_CONNECT_ERROR if flow.bits & B_ABORT else H2_CANCEL)
+        tunnel_stream_gone(w, tunnel)
+    if flow.bits & B_ABORT and flow.app.fd >= 0:
+        sock_reset_on_close(w, flow.app.fd)
+    ev_close(w, &flow.app)
+    relay_close(w, flow)
+    queue_clear(&flow.to_app, &w.pool)
+    count_closed(w, flow)
+    log_complete(w, flow)
+    flow_detach(w, flow)
+    free(flow.texts)
+    flow.texts = NULL
+    w.flows -= 1
+    w.page[PC_FLOWS_OPEN] -= 1
+    flow.wait_link.next = <link_t *>w.grave_flows
+    w.grave_flows = flow
+
+
+cdef int flow_answer(worker_t *w, flow_t *flow, int status, bint end) noexcept nogil:
+    cdef nghttp2_nv fields[2]
+    cdef char digits[3]
+    cdef size_t count = 1
+    digits[0] = <char>(c"0" + status // 100)
+    digits[1] = <char>(c"0" + status // 10 % 10)
+    digits[2] = <char>(c"0" + status % 10)
+    fields[0] = nghttp2_nv(<uint8_t *><char *>b":status", <uint8_t *>digits, 7, 3, NGHTTP2_NV_FLAG_NONE)
+    if status == 200 and flow.entry is not NULL and flow.entry.baggage_len:
+        fields[1] = nghttp2_nv(<uint8_t *><char *>b"baggage", <uint8_t *>flow.entry.text, 7, flow.entry.baggage_len,
+                               NGHTTP2_NV_FLAG_NONE)
+        count = 2
+    flow.stream.flags |= S_ANSWERED
+    return h2_headers(&flow.tunnel.h2, &flow.stream, fields, count, end)
+
+
+cdef void flow_refuse(worker_t *w, flow_t *flow, int status, int flag, const char *error) noexcept nogil:
+    """End a flow that was never opened; an inbound CONNECT gets its status."""
+    flow.flag = <uint8_t>flag
+    flow.error = error
+    if flow.direction == DIR_INBOUND_HBONE and flow.stream.id and not flow.stream.flags & S_ANSWERED:
+        flow_answer(w, flow, status, True)
+    flow_end(w, flow)
+
+
+cdef void flow_fail(worker_t *w, flow_t *flow, int flag, const char *error) noexcept nogil:
+    if flow.state == F_CLOSED:
+        return
+    if flow.state != F_OPEN:
+        flow_refuse(w, flow, 503, flag, error)
+        return
+    # Cut in the middle: a reset, so that nobody takes the end of the bytes for the end of the message.
+    flow.flag = <uint8_t>flag
+    flow.error = error
+    flow.bits |= B_ABORT
+    flow_end(w, flow)
+
+
+cdef void flow_timeout(void *owner) noexcept nogil:
+    cdef flow_t *flow = <flow_t *>owner
+    cdef worker_t *w = flow.w
+    if flow.state == F_DIALLING:
+        w.page[PC_CONNECT_TIMEOUT] += 1
+        flow_fail(w, flow, FLAG_CONNECT, b"timed out connecting to the destination")
+    elif flow.state == F_REQUESTED:
+        w.page[PC_RESPONSE_TIMEOUT] += 1
+        flow_fail(w, flow, FLAG_CONNECT, b"timed out waiting for the peer's answer to CONNECT")
+    elif flow.state == F_OPEN:
+        flow_fail(w, flow, FLAG_NONE, b"half-closed for too long")
+
+
+# === opening ===
+
+cdef void flow_dial(worker_t *w, flow_t *flow, const addr_t *to, bint spoof) noexcept nogil:
+    cdef int fd, rc
+    cdef ev_t *ev = &flow.app
+    flow.actual = to[0]
+    if flow.direction != DIR_INBOUND_HBONE:
+        if flow.relay is NULL and relay_open(w, flow) < 0:
+            flow_fail(w, flow, FLAG_CONNECT, b"out of memory")
+            return
+        ev = &flow.relay.ev
+    flow.state = F_DIALLING
+    fd = sock_dial(w, flow.pod, to, &flow.src if spoof else NULL)
+    if fd < 0:
+        flow_fail(w, flow, FLAG_CONNECT, b"connection to the destination failed")
+        return
+    ev.fd = fd
+    timer_set(&w.wheel, &flow.timer, w.now_ms + w.config.connect_timeout_ms, flow_timeout, flow)
+    rc = ev_add(w, ev, fd, on_far if flow.relay is not NULL else on_app, flow)
+    if rc < 0:
+        flow_fail(w, flow, FLAG_CONNECT, b"epoll refused the socket")
+
+
+cdef void dialled(worker_t *w, flow_t *flow, ev_t *ev) noexcept nogil:
+    cdef int error
+    if not ev.ready & (R_OUT | R_HUP):
+        return
+    error = sock_error(w, ev.fd)
+    if error:
+        flow_fail(w, flow, FLAG_CONNECT, b"connection to the destination was refused"
+                  if error != ETIMEDOUT else b"timed out connecting to the destination")
+        return
+    if flow.direction == DIR_INBOUND_HBONE and flow_answer(w, flow, 200, False) < 0:
+        flow_fail(w, flow, FLAG_CONNECT, b"response headers cannot be encoded")
+        return
+    flow_open(w, flow)
+
+
+cdef void flow_watch(worker_t *w, flow_t *flow) noexcept nogil:
+    if flow.app.armed == 0 and ev_add(w, &flow.app, flow.app.fd, on_app, flow) < 0:
+        flow_fail(w, flow, FLAG_NONE, b"epoll refused the socket")
+
+
+cdef void flow_open(worker_t *w, flow_t *flow) noexcept nogil:
+    timer_clear(&w.wheel, &flow.timer)
+    flow.state = F_OPEN
+    count_opened(w, flow)
+    # The request is nearly always there already, so the first read is tried without an event.
+    flow.app.ready |= R_IN | R_OUT
+    flow_watch(w, flow)
+    if flow.state == F_OPEN and flow.bits & B_REEVALUATE:
+        w.ops.decide_again(w, flow)
+    if flow.state != F_OPEN:
+        return
+    if flow.relay is not NULL:
+        flow.relay.ev.ready |= R_IN | R_OUT
+        relay(w, flow)
+        return
+    drain_queue(w, flow)
+    if flow.state == F_OPEN:
+        pump_up(w, flow)
+
+
+# === application -> tunnel ===
+
+cdef inline void moved(worker_t *w, flow_t *flow, bint from_app, uint64_t size) noexcept nogil:
+    cdef uint64_t *cells = slot_of(w, flow.label_id)
+    if from_app == (flow.direction == DIR_OUTBOUND):
+        flow.sent += size
+        cells[SC_RECEIVED] += size
+    else:
+        flow.received += size
+        cells[SC_SENT] += size
+
+
+cdef inline uint32_t window(flow_t *flow) noexcept nogil:
+    cdef int64_t room = flow.stream.send_window
+    if flow.tunnel.h2.send_window < room:
+        room = flow.tunnel.h2.send_window
+    if room > flow.tunnel.h2.peer_frame_max:
+        room = flow.tunnel.h2.peer_frame_max
+    return 0 if room <= 0 else <uint32_t>room
+
+
+cdef void up_done(worker_t *w, flow_t *flow) noexcept nogil:
+    """The application has finished sending: END_STREAM, on its last frame if that is still in the record."""
+    cdef tunnel_t *tunnel = flow.tunnel
+    cdef uint32_t room = 0
+    cdef uint8_t *head
+    flow.bits |= B_UP_DONE
+    if tunnel.last_stream == flow.stream.id and tunnel.rec is not NULL and tunnel.rec.end:
+        tunnel.rec.data[tunnel.last_frame + 4] |= 1
+        flow.stream.flags |= S_LOCAL_END
+    else:
+        head = tunnel_room(w, tunnel, H2_HEAD, &room)
+        if head is NULL:
+            return
+        h2_data_head(&tunnel.h2, &flow.stream, head, 0, True)
+        tunnel_wrote(w, tunnel, H2_HEAD, flow.stream.id)
+    half_closed(w, flow)
+
+
+cdef void half_closed(worker_t *w, flow_t *flow) noexcept nogil:
+    if flow.bits & B_UP_DONE and flow.bits & B_DOWN_DONE:
+        flow_end(w, flow)
+    elif w.config.half_close_ms:
+        timer_set(&w.wheel, &flow.timer, w.now_ms + w.config.half_close_ms, flow_timeout, flow)
+
+
+cdef void app_lost(worker_t *w, flow_t *flow) noexcept nogil:
+    """The application reset its connection: the peer sees a reset too, and it is an ordinary end."""
+    flow.bits |= B_ABORT
+    flow_end(w, flow)
+
+
+cdef void pump_up(worker_t *w, flow_t *flow) noexcept nogil:
+    cdef tunnel_t *tunnel = flow.tunnel
+    cdef uint32_t budget = QUANTUM, room = 0, most, asked
+    cdef uint8_t *at
+    cdef ssize_t n
+    if flow.bits & B_UP_DONE or flow.wait_link.next is not NULL:
+        return
+    while flow.app.ready & (R_IN | R_HUP):
+        if tunnel.broken is not NULL or flow.stream.send_window <= 0:
+            return               # on_window of the stream calls again
+        if tunnel_congested(w, tunnel) or tunnel.h2.send_window <= 0:
+            link_add(&tunnel.blocked, &flow.wait_link)
+            tunnel_mark(w, tunnel)
+            return
+        if budget == 0:
+            link_add(&w.ready, &flow.wait_link)
+            return
+        most = window(flow)
+        if most > budget:
+            most = budget
+        at = tunnel_room(w, tunnel, H2_HEAD + (FRAME_LEAST if most > FRAME_LEAST else most), &room)
+        if at is NULL:
+            return
+        asked = room - H2_HEAD
+        if asked > most:
+            asked = most
+        w.page[PC_READ] += 1
+        n = linux.read(flow.app.fd, at + H2_HEAD, asked)
+        if n > 0:
+            h2_data_head(&tunnel.h2, &flow.stream, at, <uint32_t>n, False)
+            tunnel_wrote(w, tunnel, H2_HEAD + <uint32_t>n, flow.stream.id)
+            moved(w, flow, True, <uint64_t>n)
+            budget -= <uint32_t>n
+            if n < <ssize_t>asked and not flow.app.ready & R_HUP:
+                flow.app.ready &= <uint8_t>~R_IN
+        elif n == 0:
+            flow.app.ready &= <uint8_t>~(R_IN | R_HUP)
+            up_done(w, flow)
+            return
+        elif linux.errno == EAGAIN:
+            flow.app.ready &= <uint8_t>~(R_IN | R_HUP)
+        elif linux.errno != EINTR:
+            app_lost(w, flow)
+            return
+
+
+# === tunnel -> application ===
+
+cdef void delivered(worker_t *w, flow_t *flow, uint64_t size) noexcept nogil:
+    moved(w, flow, False, size)
+    h2_consumed(&flow.tunnel.h2, &flow.stream, <uint32_t>size)
+
+
+cdef void shut_app(worker_t *w, flow_t *flow) noexcept nogil:
+    if flow.to_app.head is not NULL or not flow.bits & B_REMOTE_END or flow.bits & B_APP_SHUT:
+        return
+    flow.bits |= B_APP_SHUT | B_DOWN_DONE
+    linux.shutdown(flow.app.fd, SHUT_WR)
+    half_closed(w, flow)
+
+
+cdef void drain_queue(worker_t *w, flow_t *flow) noexcept nogil:
+    cdef ssize_t n
+    if flow.to_app.head is not NULL:
+        n = queue_write(&flow.to_app, &w.pool, flow.app.fd, &w.page[PC_WRITE])
+        if n < 0:
+            app_lost(w, flow)
+            return
+        if n:
+            delivered(w, flow, <uint64_t>n)
+        if flow.to_app.head is not NULL:
+            flow.app.ready &= <uint8_t>~R_OUT
+            return
+    shut_app(w, flow)
+
+
+cdef void stream_data(worker_t *w, flow_t *flow, const uint8_t *data, uint32_t size, bint end) noexcept nogil:
+    cdef span_t *span
+    if flow.state == F_CLOSED:
+        return
+    if flow.state == F_REQUESTED:
+        flow_fail(w, flow, FLAG_CONNECT, b"peer sent data before its answer to CONNECT")
+        return
+    if end:
+        flow.bits |= B_REMOTE_END
+    if flow.state != F_OPEN or flow.to_app.head is not NULL:
+        # Bounded by the stream's window, which is only given back as bytes reach the socket.
+        if queue_append(&flow.to_app, &w.pool, data, size) < 0:
+            flow_fail(w, flow, FLAG_NONE, b"out of memory")
+        return
+    if w.span_count == SPANS_MAX:
+        spans_flush(w)
+        if flow.state != F_OPEN:
+            return
+        if flow.to_app.head is not NULL:
+            queue_append(&flow.to_app, &w.pool, data, size)
+            return
+    span = &w.spans[w.span_count]
+    span.flow = flow
+    span.data = data
+    span.size = size
+    w.span_count += 1
+
+
+cdef uint32_t write_group(worker_t *w, uint32_t first) noexcept nogil:
+    """Write the consecutive spans of one flow; -> index after the group."""
+    cdef flow_t *flow = w.spans[first].flow
+    cdef iovec vector[IOV_MAX]
+    cdef uint32_t i = first, count = 0, asked = 0, at
+    cdef ssize_t n = 0
+    while i < w.span_count and w.spans[i].flow is flow and count < IOV_MAX:
+        if w.spans[i].size:
+            vector[count].iov_base = <void *>w.spans[i].data
+            vector[count].iov_len = w.spans[i].size
+            asked += w.spans[i].size
+            count += 1
+        i += 1
+    if flow.state != F_OPEN:
+        return i
+    if asked and flow.to_app.head is NULL:
+        w.page[PC_WRITE] += 1
+        n = writev(flow.app.fd, vector, <int>count)
+        if n < 0:
+            if linux.errno != EAGAIN and linux.errno != EINTR:
+                app_lost(w, flow)
+                return i
+            n = 0
+        if n:
+            delivered(w, flow, <uint64_t>n)
+    if n < <ssize_t>asked:
+        flow.app.ready &= <uint8_t>~R_OUT
+        for at in range(count):
+            if n >= <ssize_t>vector[at].iov_len:
+                n -= <ssize_t>vector[at].iov_len
+                continue
+            if queue_append(&flow.to_app, &w.pool, <uint8_t *>vector[at].iov_base + n,
+                            vector[at].iov_len - <size_t>n) < 0:
+                flow_fail(w, flow, FLAG_NONE, b"out of memory")
+                return i
+            n = 0
+    elif i == w.span_count or w.spans[i].flow is not flow:
+        shut_app(w, flow)
+    return i
+
+
+cdef void spans_flush(worker_t *w) noexcept nogil:
+    cdef uint32_t at = 0
+    while at < w.span_count:
+        at = write_group(w, at)
+    w.span_count = 0
+    w.plain_used = 0
+
+
+cdef void stream_reset(worker_t *w, flow_t *flow, uint32_t code) noexcept nogil:
+    """RST_STREAM from the peer. NO_ERROR is an end like any other; everything else reaches the application as RST."""
+    spans_flush_of(w, flow)
+    if flow.state == F_CLOSED:
+        return
+    if flow.state != F_OPEN:
+        flow_fail(w, flow, FLAG_CONNECT, b"peer reset the stream")
+        return
+    if code == H2_NO_ERROR:
+        flow.bits |= B_REMOTE_END | B_UP_DONE
+        drain_queue(w, flow)
+        return
+    flow.bits |= B_ABORT
+    if code != H2_CANCEL and code != H2_CONNECT_ERROR:
+        flow.error = b"peer reset the stream"
+    flow_end(w, flow)
+
+
+cdef void spans_flush_of(worker_t *w, flow_t *flow) noexcept nogil:
+    """What arrived before the reset still goes out; the plaintext stays where it is, the parser is inside it."""
+    cdef uint32_t i, used = w.plain_used
+    for i in range(w.span_count):
+        if w.spans[i].flow is flow:
+            spans_flush(w)
+            w.plain_used = used
+            return
+
+
+# === events ===
+
+cdef void relay(worker_t *w, flow_t *flow) noexcept nogil:
+    cdef int rc = relay_pump(w, flow)
+    if rc == 2:
+        flow_end(w, flow)
+    elif rc == 1:
+        if flow.wait_link.next is NULL:
+            link_add(&w.ready, &flow.wait_link)
+    elif rc == -ECONNRESET or rc == -EPIPE:
+        app_lost(w, flow)
+    elif rc < 0:
+        flow_fail(w, flow, FLAG_NONE, b"relay failed")
+    elif flow.bits & (B_UP_DONE | B_DOWN_DONE) and w.config.half_close_ms and flow.timer.fn is NULL:
+        half_closed(w, flow)
+
+
+cdef void on_far(worker_t *w, void *owner, uint32_t ready) noexcept nogil:
+    cdef flow_t *flow = <flow_t *>owner
+    if flow.state == F_DIALLING:
+        dialled(w, flow, &flow.relay.ev)
+    elif flow.state == F_OPEN:
+        relay(w, flow)
+
+
+cdef void on_app(worker_t *w, void *owner, uint32_t ready) noexcept nogil:
+    cdef flow_t *flow = <flow_t *>owner
+    if flow.state == F_DIALLING and flow.relay is NULL:
+        dialled(w, flow, &flow.app)
+        return
+    if flow.state != F_OPEN:
+        return
+    if flow.relay is not NULL:
+        relay(w, flow)
+        return
+    if ready & R_OUT and flow.to_app.head is not NULL:
+        drain_queue(w, flow)
+        if flow.state != F_OPEN:
+            return
+    pump_up(w, flow)
+
+
+cdef void flow_ready(worker_t *w, flow_t *flow) noexcept nogil:
+    if flow.state == F_OPEN and flow.wait_link.next is NULL:
+        link_add(&w.ready, &flow.wait_link)
+
+
+cdef void flows_run(worker_t *w) noexcept nogil:
+    """One round: those that use up their quantum again wait for the next turn behind the others."""
+    cdef link_t round
+    cdef flow_t *flow
+    if w.ready.next is &w.ready:
+        return
+    round = w.ready
+    round.next.prev = &round
+    round.prev.next = &round
+    link_init(&w.ready)
+    while round.next is not &round:
+        flow = flow_of_wait(round.next)
+        link_del(&flow.wait_link)
+        if flow.state != F_OPEN:
+            continue
+        if flow.relay is not NULL:
+            relay(w, flow)
+        else:
+            pump_up(w, flow)
