@@ -35,6 +35,7 @@ TIMEOUT = 5.0
 class Net(NamedTuple):
     node: int
     pod: int
+    node_name: str
     pod_name: str
 
 
@@ -62,7 +63,7 @@ def net() -> Iterator[Net]:
             ip("-n", name, "link", "set", "lo", "up")
         ip("-n", pod, "route", "add", "default", "via", NODE4)
         ip("-n", pod, "-6", "route", "add", "default", "via", NODE6)
-        fds = Net(netns.open_netns(f"/run/netns/{node}"), netns.open_netns(f"/run/netns/{pod}"), pod)
+        fds = Net(netns.open_netns(f"/run/netns/{node}"), netns.open_netns(f"/run/netns/{pod}"), node, pod)
         yield fds
         os.close(fds.node)
         os.close(fds.pod)
@@ -448,3 +449,40 @@ def test_the_commands_show_and_remove(net: Net, redirect: Redirector) -> None:
     assert run("cleanup") == "removed\n"
     assert run("cleanup") == "nothing was programmed there\n"
     assert routing(net).count("fwmark") == 0
+
+
+@BOTH
+def test_the_pod_is_not_captured_on_its_way_to_the_probers_address(
+    net: Net, redirect: Redirector, listen: Listen, v6: bool
+) -> None:
+    address = PROBE_V6 if v6 else PROBE_V4
+    server = listen(net.node, 8080)
+    ip("-n", net.node_name, "addr", "add", address, "dev", "lo", *(["nodad"] if v6 else []))
+    redirect.apply(net.pod, PodRules())
+    with dial(net.pod, address, 8080) as client, server.accept()[0] as arrived:
+        assert_echo(client, arrived)
+
+
+def test_a_query_of_ztunnel_is_not_taken_for_the_applications(net: Net, redirect: Redirector) -> None:
+    redirect.apply(net.pod, PodRules(dns_capture=True))
+
+    def datagram(where: int, address: str, port: int) -> socket.socket:
+        with netns.inside(where):
+            sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.settimeout(TIMEOUT)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((address, port))
+        return sock
+
+    with (
+        datagram(net.node, NODE4, 53) as server,
+        datagram(net.pod, "127.0.0.1", 15053) as proxy,
+        datagram(net.pod, POD4, 5555) as application,
+        datagram(net.pod, POD4, 5555) as upstream,
+    ):
+        upstream.setsockopt(socket.SOL_SOCKET, netns.SO_MARK, MARK)
+        application.sendto(b"asked by the application", (NODE4, 53))
+        assert proxy.recv(64) == b"asked by the application"
+        # The same addresses and ports: without its own conntrack zone this would be sent to the proxy again.
+        upstream.sendto(b"asked by ztunnel", (NODE4, 53))
+        assert server.recv(64) == b"asked by ztunnel"
