@@ -122,7 +122,7 @@ class Capture:
         self._socket.close()
         if lost:
             raise DemoError(f"the capture lost {lost} packets, so that it proves nothing")
-        self.seen = Seen(len(self._frames), tuple(_assemble(self._frames)))
+        self.seen = Seen(len(self._frames), tuple(assemble(self._frames)))
 
     def _run(self) -> None:
         while True:
@@ -167,7 +167,7 @@ def _segment(frame: bytes) -> _Segment | None:
     )
 
 
-def _assemble(frames: list[bytes]) -> list[Stream]:
+def assemble(frames: list[bytes]) -> list[Stream]:
     """Streams in the order of their first packet. A SYN begins a new one, even for the same pair of endpoints."""
     current: dict[tuple[Endpoint, Endpoint], list[_Segment]] = {}
     every: list[list[_Segment]] = []

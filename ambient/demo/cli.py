@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import click
 
@@ -70,11 +70,12 @@ def command(
         return 0
     chosen = _choose(ALL, names)
     directory = (run_dir or config.default_run_dir()).absolute()
-    _require_privilege()
     reporter = Reporter(as_json=as_json, verbose=verbose)
     with _signals_end_the_run():
         if stop:
             return _stop(directory, reporter)
+        if os.geteuid() != 0:
+            _start_again_without_root(directory, reporter)
         return _demo(directory, chosen, reporter, keep=keep)
 
 
@@ -90,12 +91,28 @@ def _choose(every: Sequence[Scenario], names: Sequence[str]) -> list[Scenario]:
     return [each for each in every if not names or each.name in names]
 
 
-def _require_privilege() -> None:
-    """Without root, start again in a user namespace; does not return then."""
-    if os.geteuid() != 0:
-        from ambient.demo.rootless import re_execute
+def _start_again_without_root(directory: Path, reporter: Reporter) -> NoReturn:
+    """Become the same command in a user namespace.
 
-        re_execute(sys.argv[1:])
+    What an earlier demo left behind is removed before: from inside another user namespace it could not be seen.
+    """
+    from ambient.demo.rootless import re_execute
+    from ambient.demo.state import RunDir
+
+    home = RunDir(directory)
+    home.acquire()
+    try:
+        _remove_leftovers(directory, reporter)
+    finally:
+        home.release()
+    re_execute(sys.argv[1:])
+
+
+def _remove_leftovers(directory: Path, reporter: Reporter) -> None:
+    from ambient.demo.cleanup import remove_mesh
+
+    if count := remove_mesh(directory):
+        reporter.note(f"removed {count} processes that an earlier demo left behind")
 
 
 @contextlib.contextmanager
@@ -141,8 +158,7 @@ def _demo(directory: Path, chosen: Sequence[Scenario], reporter: Reporter, *, ke
     mesh: Mesh | None = None
     kept = False
     try:
-        if count := remove_mesh(directory):
-            reporter.note(f"removed {count} processes that an earlier demo left behind")
+        _remove_leftovers(directory, reporter)
         mesh = Mesh(directory, reporter.step)
         mesh.build()
         reporter.step("ready")

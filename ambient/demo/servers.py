@@ -10,10 +10,11 @@ from ambient.demo.topology import HTTP, SECOND
 
 _KEEPALIVE: Final = 300  # seconds; a connection that closes earlier was closed by the mesh
 
-# One process without a master: nothing to change the user of, which a user namespace with one uid could not do.
+# One process, and the user it has anyway: a user namespace with one uid has no other to change to.
 _NGINX: Final = Template("""\
 daemon off;
 master_process off;
+user root root;
 pid $dir/nginx.pid;
 error_log stderr notice;
 worker_rlimit_nofile 16384;

@@ -136,9 +136,11 @@ def _impostor(mesh: Mesh) -> Iterator[None]:
 def client_address_kept(mesh: Mesh) -> str:
     observed = []
     for target in (WEB_2, WEB_1):
+        offsets = _offsets(mesh)
         reply = mesh.curl(FRONTEND, f"http://{target.ip}:{HTTP}/{marker()}")
         require(reply.ok, f"frontend -> {target.name}: {reply}")
         require(reply.client == FRONTEND.ip, f"nginx of {target.name} saw the client as {reply.client}")
+        _logged_pair(mesh, FRONTEND, target, offsets)
         observed.append(f"nginx of {target.name} ({target.node}) saw {reply.client}")
     return "; ".join(observed) + ", the address of frontend"
 

@@ -8,11 +8,13 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
-from ambient.demo.admin import log_size
+from ambient.demo.admin import access_lines, log_size
 from ambient.demo.errors import CheckFailed
 from ambient.demo.mesh import Mesh
+from ambient.demo.processes import wait_until
 from ambient.demo.scenarios.base import Scenario, require
 from ambient.demo.topology import FRONTEND, HTTP, STORE, STORE_SERVICE, WEB_2
+from meshcore.errors import DeadlineExceeded
 
 _MIB: Final = 2**20
 _BLOCKS: Final = 200
@@ -89,6 +91,7 @@ def _download(mesh: Mesh, url: str) -> tuple[str, int]:
 
 
 def concurrent(mesh: Mesh) -> str:
+    offset = log_size(mesh.log_of("ztunnel-2"))
     client = mesh.client(FRONTEND, "hold", WEB_2.ip, str(HTTP), "/load", str(_CONNECTIONS), str(_OPENING))
     try:
         end = client.finish(40.0)
@@ -97,7 +100,17 @@ def concurrent(mesh: Mesh) -> str:
     failed = ", ".join(f"{count} {kind}" for kind, count in end["failed"].items()) or "none failed"
     counts = f"{end['opened']} of {_CONNECTIONS} connections open at once, {end['again']} answered a second request"
     require(end["opened"] == end["again"] == _CONNECTIONS, f"{counts}; {failed}")
-    return f"{counts}; {end['seconds']:.1f} s in all, {failed}"
+    log = mesh.log_of("ztunnel-2")
+
+    def logged() -> int:
+        lines = access_lines(log, offset)
+        return sum(line["direction"] == "inbound" and line["src.identity"] == FRONTEND.spiffe for line in lines)
+
+    try:
+        wait_until(lambda: logged() >= _CONNECTIONS, "their end in the access log", 10.0, every=0.2)
+    except DeadlineExceeded as error:
+        raise CheckFailed(f"{counts}; {logged()} of them are in the log of ztunnel-2: {error}") from None
+    return f"{counts}; {end['seconds']:.1f} s in all, {failed}; {logged()} lines in the log of ztunnel-2"
 
 
 SCENARIOS = (
