@@ -85,9 +85,10 @@ cdef entry_t *flowtable_by_id(flowtable_t *table, uint32_t verdict_id) noexcept 
 cdef uint64_t flowtable_cookie(flowtable_t *table, entry_t *entry) noexcept nogil
 # A pending entry becomes live under the verdict's mask. When an equal live entry is there already, that one is
 # returned and the caller moves the waiters over. Fills contents from `verdict`: NULL when out of memory.
-cdef entry_t *flowtable_settle(flowtable_t *table, entry_t *entry, const rec_verdict *verdict, uint64_t now_ms) noexcept nogil
+cdef entry_t *flowtable_settle(flowtable_t *table, entry_t *entry, const rec_verdict *verdict,
+                               uint64_t now_ms) noexcept nogil
 cdef int flowtable_fill(entry_t *entry, const rec_verdict *verdict, uint64_t now_ms) noexcept nogil   # 0 | -ENOMEM
-cdef void flowtable_drop(flowtable_t *table, entry_t *entry) noexcept nogil   # out of the table; freed with its last flow
+cdef void flowtable_drop(flowtable_t *table, entry_t *entry) noexcept nogil   # freed with its last flow
 cdef void flowtable_free_if_idle(entry_t *entry) noexcept nogil
 cdef rec_endpoint *flowtable_pick(entry_t *entry, uint64_t random) noexcept nogil   # NULL: nothing to pick
 

@@ -19,7 +19,7 @@ cdef enum:
 
 
 cdef inline uint64_t mix(uint64_t a, uint64_t b) noexcept nogil:
-    """128-bit product folded: the multiply-mix of the wyhash family, keyed by the seed so that nobody outside can aim."""
+    """128-bit product folded: the multiply-mix of the wyhash family, keyed so that nobody outside can aim."""
     cdef u128 product = <u128>a * b
     return <uint64_t>product ^ <uint64_t>(product >> 64)
 
@@ -180,9 +180,9 @@ cdef void grow(flowtable_t *table) noexcept nogil:
 
 cdef bint evict(flowtable_t *table) noexcept nogil:
     """Second-chance clock over the buckets: drops one live entry without flows. False: there is none."""
-    cdef uint32_t steps
+    cdef uint32_t _step
     cdef entry_t *entry
-    for steps in range(2 * table.size):
+    for _step in range(2 * table.size):
         entry = table.buckets[table.hand]
         while entry is not NULL:
             if entry.state == ENTRY_LIVE and entry.users == 0:

@@ -6,29 +6,12 @@ Only what a CONNECT tunnel needs is accepted: no push, no trailers, no prioritie
 from libc.errno cimport ENOMEM
 from libc.string cimport memcmp, memcpy, memset
 
-from meshcore.be cimport be_load16, be_load24, be_load32, be_store16, be_store24, be_store32
+from meshcore.be cimport be_load16, be_load24, be_load32
+from meshcore.h2out cimport *
+from meshcore.h2types cimport *
 from meshcore.nghttp2 cimport *
 
 cdef const char *PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-
-cdef enum frame_type:
-    F_DATA = 0
-    F_HEADERS = 1
-    F_PRIORITY = 2
-    F_RST_STREAM = 3
-    F_SETTINGS = 4
-    F_PUSH_PROMISE = 5
-    F_PING = 6
-    F_GOAWAY = 7
-    F_WINDOW_UPDATE = 8
-    F_CONTINUATION = 9
-
-cdef enum:
-    FL_END_STREAM = 1
-    FL_ACK = 1
-    FL_END_HEADERS = 4
-    FL_PADDED = 8
-    FL_PRIORITY = 32
 
 cdef enum parse_mode:
     P_PREFACE = 0
@@ -39,14 +22,6 @@ cdef enum parse_mode:
     P_FRAGMENT = 5
     P_SMALL = 6
     P_SKIP = 7                   # padding and what nobody reads
-
-cdef enum setting:
-    SET_TABLE_SIZE = 1
-    SET_PUSH = 2
-    SET_STREAMS = 3
-    SET_WINDOW = 4
-    SET_FRAME = 5
-    SET_HEADER_LIST = 6
 
 cdef enum:
     # Floods: a burst, then a rate. A peer that opens and resets without waiting for an answer gains work
@@ -63,7 +38,6 @@ cdef enum:
     FRAGMENT_MAX = 131072        # bytes of one encoded header block
     PRIORITY_BYTES = 5
     HPACK_TABLE = 4096           # bytes; the default both sides start from, RFC 7541 section 6.5.2
-    HEADERS_OUT = 8192           # bytes of one encoded request of ours; baggage is the largest part
 
 
 cdef bint flood(h2_conn *conn, h2_bucket_t *bucket, uint32_t burst, uint32_t rate) noexcept nogil:
@@ -116,154 +90,11 @@ cdef void h2_destroy(h2_conn *conn) noexcept nogil:
         conn.inflater = NULL
 
 
-# === streams ===
-
-cdef void h2_add(h2_conn *conn, h2_stream *stream, uint32_t id) noexcept nogil:
-    cdef h2_stream **bucket = &conn.buckets[(id >> 1) & (H2_BUCKETS - 1)]
-    stream.id = id
-    stream.send_window = <int32_t>conn.peer_window
-    stream.recv_window = <int32_t>conn.window
-    stream.recv_credit = 0
-    stream.flags = 0
-    stream.next = bucket[0]
-    bucket[0] = stream
-    conn.streams += 1
-
-
-cdef void h2_remove(h2_conn *conn, h2_stream *stream) noexcept nogil:
-    cdef h2_stream **link
-    if stream.id == 0:
-        return
-    link = &conn.buckets[(stream.id >> 1) & (H2_BUCKETS - 1)]
-    while link[0] is not stream:
-        link = &link[0].next
-    link[0] = stream.next
-    stream.next = NULL
-    stream.id = 0
-    stream.flags |= S_DEAD
-    conn.streams -= 1
-
-
-cdef h2_stream *h2_find(h2_conn *conn, uint32_t id) noexcept nogil:
-    cdef h2_stream *stream = conn.buckets[(id >> 1) & (H2_BUCKETS - 1)]
-    while stream is not NULL and stream.id != id:
-        stream = stream.next
-    return stream
-
-
 cdef bint is_idle(h2_conn *conn, uint32_t id) noexcept nogil:
     """Has nobody opened this stream yet?"""
     if (id & 1) == (1 if conn.server else 0):
         return id > conn.last_id
     return conn.server or id >= conn.next_id
-
-
-# === output ===
-
-cdef void put_head(uint8_t *head, uint32_t size, int kind, int flags, uint32_t stream_id) noexcept nogil:
-    be_store24(head, size)
-    head[3] = <uint8_t>kind
-    head[4] = <uint8_t>flags
-    be_store32(head + 5, stream_id)
-
-
-cdef void emit_u32(h2_conn *conn, int kind, uint32_t stream_id, uint32_t value) noexcept nogil:
-    cdef uint8_t frame[H2_HEAD + 4]
-    put_head(frame, 4, kind, 0, stream_id)
-    be_store32(frame + H2_HEAD, value)
-    conn.ops.emit(conn, frame, H2_HEAD + 4)
-
-
-cdef void put_setting(uint8_t *at, int key, uint32_t value) noexcept nogil:
-    be_store16(at, key)
-    be_store32(at + 2, value)
-
-
-cdef void h2_start(h2_conn *conn) noexcept nogil:
-    cdef uint8_t out[H2_PREFACE_LEN + H2_HEAD + 24]
-    cdef uint8_t *frame = out
-    cdef uint8_t *body
-    if not conn.server:
-        memcpy(out, PREFACE, H2_PREFACE_LEN)
-        frame = out + H2_PREFACE_LEN
-    body = frame + H2_HEAD
-    put_setting(body, SET_WINDOW, conn.window)
-    put_setting(body + 6, SET_FRAME, conn.frame_max)
-    put_setting(body + 12, SET_HEADER_LIST, conn.header_max)
-    if conn.server:
-        put_setting(body + 18, SET_STREAMS, conn.streams_max)
-    else:
-        put_setting(body + 18, SET_PUSH, 0)
-    put_head(frame, 24, F_SETTINGS, 0, 0)
-    conn.ops.emit(conn, out, <size_t>(body + 24 - out))
-    if conn.conn_window > H2_WINDOW_START:
-        emit_u32(conn, F_WINDOW_UPDATE, 0, conn.conn_window - H2_WINDOW_START)
-        conn.recv_window = conn.conn_window
-
-
-cdef int h2_headers(h2_conn *conn, h2_stream *stream, const nghttp2_nv *fields, size_t count, bint end) noexcept nogil:
-    cdef uint8_t out[H2_HEAD + HEADERS_OUT]
-    cdef ssize_t size
-    # HEADERS_OUT is below the smallest MAX_FRAME_SIZE, so one frame always holds the block.
-    size = nghttp2_hd_deflate_hd(conn.deflater, out + H2_HEAD, HEADERS_OUT, fields, count)
-    if size < 0:
-        return -1
-    put_head(out, <uint32_t>size, F_HEADERS, FL_END_HEADERS | (FL_END_STREAM if end else 0), stream.id)
-    if end:
-        stream.flags |= S_LOCAL_END
-    conn.ops.emit(conn, out, H2_HEAD + <size_t>size)
-    return 0
-
-
-cdef void h2_data_head(h2_conn *conn, h2_stream *stream, uint8_t *head, uint32_t size, bint end) noexcept nogil:
-    put_head(head, size, F_DATA, FL_END_STREAM if end else 0, stream.id)
-    stream.send_window -= <int32_t>size
-    conn.send_window -= size
-    if end:
-        stream.flags |= S_LOCAL_END
-
-
-cdef void h2_reset(h2_conn *conn, h2_stream *stream, uint32_t code) noexcept nogil:
-    if stream.id == 0:
-        return
-    emit_u32(conn, F_RST_STREAM, stream.id, code)
-    h2_remove(conn, stream)
-
-
-cdef void h2_consumed(h2_conn *conn, h2_stream *stream, uint32_t size) noexcept nogil:
-    if stream.id == 0 or stream.flags & S_REMOTE_END:
-        return
-    stream.recv_credit += size
-    # Half a window at a time: the peer never stalls for credit and a bulk stream costs few frames.
-    if stream.recv_credit >= conn.window // 2:
-        emit_u32(conn, F_WINDOW_UPDATE, stream.id, stream.recv_credit)
-        stream.recv_window += <int32_t>stream.recv_credit
-        stream.recv_credit = 0
-
-
-cdef void h2_credit(h2_conn *conn, uint32_t size) noexcept nogil:
-    conn.recv_credit += size
-    if conn.recv_credit >= conn.conn_window // 4 and not conn.hold_credit:
-        emit_u32(conn, F_WINDOW_UPDATE, 0, conn.recv_credit)
-        conn.recv_window += conn.recv_credit
-        conn.recv_credit = 0
-
-
-cdef void h2_ping(h2_conn *conn) noexcept nogil:
-    cdef uint8_t frame[H2_HEAD + 8]
-    put_head(frame, 8, F_PING, 0, 0)
-    memcpy(frame + H2_HEAD, b"mesh\x00\x00\x00\x01", 8)
-    conn.ops.emit(conn, frame, H2_HEAD + 8)
-
-
-cdef void h2_goaway(h2_conn *conn, uint32_t last, uint32_t code) noexcept nogil:
-    cdef uint8_t frame[H2_HEAD + 8]
-    put_head(frame, 8, F_GOAWAY, 0, 0)
-    be_store32(frame + H2_HEAD, last)
-    be_store32(frame + H2_HEAD + 4, code)
-    conn.goaway_sent = True
-    conn.goaway_last = last
-    conn.ops.emit(conn, frame, H2_HEAD + 8)
 
 
 # === input ===
@@ -431,7 +262,7 @@ cdef int begin_data(h2_conn *conn) noexcept nogil:
             h2_reset(conn, stream, H2_STREAM_CLOSED)
             conn.ops.on_reset(conn, stream, H2_STREAM_CLOSED)
         else:
-            emit_u32(conn, F_RST_STREAM, conn.stream_id, H2_STREAM_CLOSED)
+            h2_emit_u32(conn, F_RST_STREAM, conn.stream_id, H2_STREAM_CLOSED)
     else:
         stream.recv_window -= <int32_t>conn.left
         if stream.recv_window < 0:
@@ -528,11 +359,11 @@ cdef int open_block(h2_conn *conn) noexcept nogil:
     if conn.goaway_sent and conn.stream_id > conn.goaway_last:
         return 0                 # the peer opens it again elsewhere, RFC 9113 section 6.8
     if conn.streams >= conn.streams_max:
-        emit_u32(conn, F_RST_STREAM, conn.stream_id, H2_REFUSED_STREAM)
+        h2_emit_u32(conn, F_RST_STREAM, conn.stream_id, H2_REFUSED_STREAM)
         return 0
     stream = conn.ops.on_stream(conn, conn.stream_id)
     if stream is NULL:
-        emit_u32(conn, F_RST_STREAM, conn.stream_id, H2_REFUSED_STREAM)
+        h2_emit_u32(conn, F_RST_STREAM, conn.stream_id, H2_REFUSED_STREAM)
         return 0
     h2_add(conn, stream, conn.stream_id)
     conn.header_dead = False
@@ -671,7 +502,7 @@ cdef int take_settings(h2_conn *conn) noexcept nogil:
         elif key == SET_PUSH:
             if value > 1:
                 return fail(conn, H2_PROTOCOL_ERROR, ABUSE_FRAME)
-    put_head(ack, 0, F_SETTINGS, FL_ACK, 0)
+    h2_put_head(ack, 0, F_SETTINGS, FL_ACK, 0)
     conn.ops.emit(conn, ack, H2_HEAD)
     conn.settings_seen = True
     conn.ops.on_window(conn, NULL)
@@ -707,7 +538,7 @@ cdef int take_ping(h2_conn *conn) noexcept nogil:
         return 0
     if flood(conn, &conn.pings, PING_BURST, PING_RATE):
         return fail(conn, H2_ENHANCE_YOUR_CALM, ABUSE_PING)
-    put_head(frame, 8, F_PING, FL_ACK, 0)
+    h2_put_head(frame, 8, F_PING, FL_ACK, 0)
     memcpy(frame + H2_HEAD, conn.small, 8)
     conn.ops.emit(conn, frame, H2_HEAD + 8)
     return 0

@@ -130,4 +130,5 @@ cdef extern from "<sys/random.h>" nogil:
 
 cdef extern from "<errno.h>" nogil:
     int errno
-    const int EAGAIN, EINTR, EINPROGRESS, EINVAL, ECONNRESET, EPIPE, ENOMEM, EPROTO, ETIMEDOUT, EMFILE, ENFILE, ECONNREFUSED, ENOBUFS
+    const int EAGAIN, EINTR, EINPROGRESS, EINVAL, ECONNRESET, EPIPE, ENOMEM, EPROTO, ETIMEDOUT, EMFILE, ENFILE
+    const int ECONNREFUSED, ENOBUFS

@@ -81,6 +81,6 @@ cdef void tls_close(tls_t *tls) noexcept nogil
 cdef void tls_feed(tls_t *tls, const uint8_t *data, size_t size, bint eof) noexcept nogil
 cdef int tls_handshake(tls_t *tls) noexcept nogil                            # 1 done | TLS_WANT | TLS_FAILED
 cdef int tls_read(tls_t *tls, uint8_t *data, int size) noexcept nogil        # bytes | tls_rc
-cdef int tls_write(tls_t *tls, const uint8_t *data, int size) noexcept nogil # 0 | -errno | TLS_FAILED
+cdef int tls_write(tls_t *tls, const uint8_t *data, int size) noexcept nogil  # 0 | -errno | TLS_FAILED
 cdef void tls_notify_close(tls_t *tls) noexcept nogil
 cdef const char *tls_reason(tls_t *tls) noexcept nogil

@@ -82,14 +82,14 @@ cdef void wheel_run(wheel_t *wheel, uint64_t now_ms) noexcept nogil:
 
 
 cdef int wheel_wait(wheel_t *wheel, uint64_t now_ms) noexcept nogil:
-    cdef uint32_t start, word, i
+    cdef uint32_t start, word, _i
     cdef uint64_t bits, ahead, due
     if wheel.armed == 0:
         return -1
     start = <uint32_t>(wheel.tick & (WHEEL_SLOTS - 1))
     word = start >> 6
     bits = wheel.occupied[word] & (~<uint64_t>0 << (start & 63))
-    for i in range(WHEEL_WORDS + 1):
+    for _i in range(WHEEL_WORDS + 1):
         if bits:
             ahead = ((((word << 6) + <uint32_t>ctz64(bits)) - start) & (WHEEL_SLOTS - 1))
             due = (wheel.tick + ahead) << WHEEL_TICK_SHIFT

@@ -5,20 +5,20 @@ from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset, strlen
 
 from meshcore cimport linux
-from meshcore.flowtable cimport flowtable_destroy, flowtable_init, link_del, link_init
+from meshcore.flowtable cimport flowtable_destroy, flowtable_init, link_init
 from meshcore.linux cimport *
 from meshcore.openssl cimport OPENSSL_cleanse
 from meshcore.pool cimport pool_destroy, pool_init
 from meshcore.records cimport *
 from meshcore.tls cimport *
-from meshcore.wheel cimport timer_clear, timer_set
+from meshcore.wheel cimport timer_set
 from ztunnel._decide cimport control_send, decide_flush, decide_verdict
 from ztunnel._flow cimport flow_fail
 from ztunnel._inbound cimport inbound_accept, plain_accept
 from ztunnel._log cimport log_flush
 from ztunnel._outbound cimport outbound_accept
 from ztunnel._relay cimport relay_free_spares
-from ztunnel._sock cimport ev_add, ev_close, sock_listener
+from ztunnel._sock cimport ev_close, sock_listener
 from ztunnel._tunnel cimport tunnel_break, tunnel_certified, tunnel_close, tunnel_drain
 from ztunnel._types cimport *
 
@@ -538,9 +538,9 @@ cdef void control_read(worker_t *w) noexcept nogil:
     cdef iovec vector
     cdef uint8_t ancillary[CONTROL_BYTES]
     cdef int fds[FDS_MAX]
-    cdef int i, j, count, rc
+    cdef int _i, j, count, rc
     cdef ssize_t n
-    for i in range(RECORDS_PER_TURN):
+    for _i in range(RECORDS_PER_TURN):
         memset(&message, 0, sizeof(message))
         vector.iov_base = w.record
         vector.iov_len = RECORD_MAX

@@ -7,7 +7,7 @@ from meshcore.flowtable cimport *
 from meshcore.linux cimport MSG_DONTWAIT, MSG_NOSIGNAL
 from meshcore.records cimport *
 from meshcore.wheel cimport timer_clear, timer_set
-from ztunnel._flow cimport flow_attach, flow_detach, flow_fail, flow_refuse
+from ztunnel._flow cimport flow_attach, flow_detach, flow_fail
 from ztunnel._types cimport *
 
 cdef enum:
@@ -149,7 +149,6 @@ cdef void settle_waiters(worker_t *w, entry_t *entry, entry_t *live) noexcept no
 
 cdef void reject(worker_t *w, entry_t *entry) noexcept nogil:
     """Close what a verdict no longer allows."""
-    cdef link_t *link = entry.flows.next
     cdef flow_t *flow
     entry.users += 1
     while entry.flows.next is not &entry.flows:

@@ -9,7 +9,7 @@ from libc.stdlib cimport calloc, free, malloc
 
 from meshcore cimport linux
 from meshcore.flowtable cimport link_del, link_init
-from meshcore.h2 cimport h2_credit
+from meshcore.h2out cimport h2_credit
 from meshcore.linux cimport *
 from meshcore.pool cimport pool_tight
 from meshcore.records cimport *

@@ -10,9 +10,10 @@ cdef void flow_end(worker_t *w, flow_t *flow) noexcept nogil
 cdef void flow_fail(worker_t *w, flow_t *flow, int flag, const char *error) noexcept nogil   # answers a pending CONNECT
 cdef void flow_refuse(worker_t *w, flow_t *flow, int status, int flag, const char *error) noexcept nogil
 cdef int flow_answer(worker_t *w, flow_t *flow, int status, bint end) noexcept nogil         # 0 | -1
-cdef void flow_dial(worker_t *w, flow_t *flow, const addr_t *to, bint spoof) noexcept nogil  # the application, or the far end of a plain flow
+# The application, or the far end of a plain flow.
+cdef void flow_dial(worker_t *w, flow_t *flow, const addr_t *to, bint spoof) noexcept nogil
 cdef void flow_open(worker_t *w, flow_t *flow) noexcept nogil                                # both sides are there
-cdef void flow_watch(worker_t *w, flow_t *flow) noexcept nogil                               # put the accepted socket into epoll
+cdef void flow_watch(worker_t *w, flow_t *flow) noexcept nogil                               # put the socket into epoll
 cdef void flow_ready(worker_t *w, flow_t *flow) noexcept nogil
 cdef void flows_run(worker_t *w) noexcept nogil                                              # those on the ready list
 cdef void flow_timeout(void *owner) noexcept nogil

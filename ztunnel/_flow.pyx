@@ -1,12 +1,12 @@
 """Flows of the worker: life, and relaying between an application and a tunnel stream. No Python surface."""
 
-from libc.errno cimport ECONNRESET, ENOMEM, EPIPE, ETIMEDOUT
+from libc.errno cimport ECONNRESET, EPIPE, ETIMEDOUT
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy
 
 from meshcore cimport linux
 from meshcore.flowtable cimport flowtable_free_if_idle, link_add, link_del, link_init
-from meshcore.h2 cimport *
+from meshcore.h2out cimport h2_consumed, h2_data_head, h2_headers, h2_remove, h2_reset
+from meshcore.h2types cimport *
 from meshcore.linux cimport EAGAIN, EINTR, SHUT_WR, iovec, writev
 from meshcore.nghttp2 cimport NGHTTP2_NV_FLAG_NONE, nghttp2_nv
 from meshcore.pool cimport queue_append, queue_clear, queue_write
@@ -62,6 +62,7 @@ cdef void flow_detach(worker_t *w, flow_t *flow) noexcept nogil:
 cdef void flow_end(worker_t *w, flow_t *flow) noexcept nogil:
     cdef tunnel_t *tunnel = flow.tunnel
     cdef uint8_t was = flow.state
+    cdef uint32_t code = H2_CONNECT_ERROR if flow.bits & B_ABORT else H2_CANCEL
     if was == F_CLOSED:
         return
     flow.state = F_CLOSED
@@ -77,7 +78,7 @@ cdef void flow_end(worker_t *w, flow_t *flow) noexcept nogil:
             elif flow.stream.flags & S_LOCAL_END and tunnel.h2.server:
                 h2_reset(&tunnel.h2, &flow.stream, H2_NO_ERROR)
             else:
-                h2_reset(&tunnel.h2, &flow.stream, H2_CONNECT_ERROR if flow.bits & B_ABORT else H2_CANCEL)
+                h2_reset(&tunnel.h2, &flow.stream, code)
         tunnel_stream_gone(w, tunnel)
     if flow.bits & B_ABORT and flow.app.fd >= 0:
         sock_reset_on_close(w, flow.app.fd)
@@ -151,20 +152,23 @@ cdef void flow_timeout(void *owner) noexcept nogil:
 cdef void flow_dial(worker_t *w, flow_t *flow, const addr_t *to, bint spoof) noexcept nogil:
     cdef int fd, rc
     cdef ev_t *ev = &flow.app
+    cdef ev_fn on_ready = on_app
+    cdef const addr_t *source = &flow.src if spoof else NULL
     flow.actual = to[0]
     if flow.direction != DIR_INBOUND_HBONE:
         if flow.relay is NULL and relay_open(w, flow) < 0:
             flow_fail(w, flow, FLAG_CONNECT, b"out of memory")
             return
         ev = &flow.relay.ev
+        on_ready = on_far
     flow.state = F_DIALLING
-    fd = sock_dial(w, flow.pod, to, &flow.src if spoof else NULL)
+    fd = sock_dial(w, flow.pod, to, source)
     if fd < 0:
         flow_fail(w, flow, FLAG_CONNECT, b"connection to the destination failed")
         return
     ev.fd = fd
     timer_set(&w.wheel, &flow.timer, w.now_ms + w.config.connect_timeout_ms, flow_timeout, flow)
-    rc = ev_add(w, ev, fd, on_far if flow.relay is not NULL else on_app, flow)
+    rc = ev_add(w, ev, fd, on_ready, flow)
     if rc < 0:
         flow_fail(w, flow, FLAG_CONNECT, b"epoll refused the socket")
 
@@ -175,8 +179,10 @@ cdef void dialled(worker_t *w, flow_t *flow, ev_t *ev) noexcept nogil:
         return
     error = sock_error(w, ev.fd)
     if error:
-        flow_fail(w, flow, FLAG_CONNECT, b"connection to the destination was refused"
-                  if error != ETIMEDOUT else b"timed out connecting to the destination")
+        if error == ETIMEDOUT:
+            flow_fail(w, flow, FLAG_CONNECT, b"timed out connecting to the destination")
+        else:
+            flow_fail(w, flow, FLAG_CONNECT, b"connection to the destination was refused")
         return
     if flow.direction == DIR_INBOUND_HBONE and flow_answer(w, flow, 200, False) < 0:
         flow_fail(w, flow, FLAG_CONNECT, b"response headers cannot be encoded")

@@ -1,7 +1,7 @@
 # Inbound: CONNECT streams of peers (15008) and captured plaintext (15006).
 from libc.stdint cimport uint8_t, uint32_t
 
-from meshcore.h2 cimport h2_stream
+from meshcore.h2types cimport h2_stream
 from ztunnel._types cimport flow_t, listener_t, tunnel_t, worker_t
 
 cdef void inbound_accept(worker_t *w, listener_t *listener) noexcept nogil

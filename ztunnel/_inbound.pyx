@@ -1,11 +1,11 @@
 """Inbound side of the worker. No Python surface."""
 
-from libc.errno cimport EMFILE, ENFILE
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdlib cimport free, malloc
 from libc.string cimport memchr, memcmp, memcpy, memset
 
-from meshcore.h2 cimport H2_PROTOCOL_ERROR, h2_reset, h2_stream
-from meshcore.linux cimport AF_INET, AF_INET6, EAGAIN, EINTR, inet_pton
+from meshcore.h2out cimport h2_reset
+from meshcore.h2types cimport H2_PROTOCOL_ERROR, h2_stream
+from meshcore.linux cimport AF_INET, AF_INET6, EINTR, inet_pton
 from meshcore.records cimport *
 from ztunnel._decide cimport decide
 from ztunnel._flow cimport flow_dial, flow_end, flow_fail, flow_new, flow_refuse
@@ -16,8 +16,8 @@ from ztunnel._types cimport *
 
 cdef void inbound_accept(worker_t *w, listener_t *listener) noexcept nogil:
     cdef addr_t peer
-    cdef int i, fd
-    for i in range(ACCEPT_BATCH):
+    cdef int _i, fd
+    for _i in range(ACCEPT_BATCH):
         fd = sock_accept(w, listener.ev.fd, &peer)
         if fd < 0:
             if fd != -EINTR:
@@ -30,8 +30,8 @@ cdef void inbound_accept(worker_t *w, listener_t *listener) noexcept nogil:
 cdef void plain_accept(worker_t *w, listener_t *listener) noexcept nogil:
     cdef flow_t *flow
     cdef addr_t peer
-    cdef int i, fd
-    for i in range(ACCEPT_BATCH):
+    cdef int _i, fd
+    for _i in range(ACCEPT_BATCH):
         fd = sock_accept(w, listener.ev.fd, &peer)
         if fd < 0:
             if fd != -EINTR:
@@ -219,6 +219,7 @@ cdef void inbound_headers(worker_t *w, flow_t *flow, bint end) noexcept nogil:
 
 cdef void inbound_proceed(worker_t *w, flow_t *flow) noexcept nogil:
     cdef entry_t *entry = flow.entry
+    cdef int status = entry.status if entry.status else 503
     cdef addr_t to
     if flow.bits & B_REEVALUATE:
         flow.bits &= <uint8_t>~B_REEVALUATE
@@ -229,7 +230,7 @@ cdef void inbound_proceed(worker_t *w, flow_t *flow) noexcept nogil:
             return
     flow.label_id = entry.label_id
     if entry.action != ACT_DELIVER or entry.endpoints == 0:
-        flow_refuse(w, flow, entry.status if entry.status else 503, entry.flag, b"")
+        flow_refuse(w, flow, status, entry.flag, b"")
         return
     memcpy(to.ip, entry.endpoint.ip, 16)
     to.port = entry.endpoint.port

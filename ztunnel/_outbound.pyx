@@ -4,7 +4,8 @@ from libc.errno cimport EINTR
 from libc.string cimport memcmp, memcpy, strlen
 
 from meshcore.flowtable cimport flowtable_pick, link_add, link_del
-from meshcore.h2 cimport h2_add, h2_headers
+from meshcore.h2out cimport h2_add, h2_headers
+from meshcore.h2types cimport S_ANSWERED
 from meshcore.linux cimport AF_INET, AF_INET6, inet_ntop
 from meshcore.nghttp2 cimport NGHTTP2_NV_FLAG_NO_INDEX, NGHTTP2_NV_FLAG_NONE, nghttp2_nv
 from meshcore.records cimport *
@@ -25,8 +26,8 @@ cdef enum:
 cdef void outbound_accept(worker_t *w, listener_t *listener) noexcept nogil:
     cdef flow_t *flow
     cdef addr_t peer
-    cdef int i, fd
-    for i in range(ACCEPT_BATCH):
+    cdef int _i, fd
+    for _i in range(ACCEPT_BATCH):
         fd = sock_accept(w, listener.ev.fd, &peer)
         if fd < 0:
             if fd != -EINTR:
@@ -213,7 +214,7 @@ cdef void outbound_headers(worker_t *w, flow_t *flow, bint end) noexcept nogil:
     if 100 <= flow.status < 200:
         flow.status = 0
         return                   # interim answer; the final one follows
-    flow.stream.flags |= 4       # S_ANSWERED
+    flow.stream.flags |= S_ANSWERED
     if flow.status != 200:
         flow_refuse(w, flow, 0, FLAG_DENY if flow.status == 401 else FLAG_CONNECT, b"refused by the peer")
         return

@@ -4,7 +4,7 @@ A pipe is held only while bytes are in it, so an idle connection has two sockets
 """
 
 from libc.errno cimport ENOMEM
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport calloc
 
 from meshcore cimport linux
 from meshcore.linux cimport (EAGAIN, EINTR, O_CLOEXEC, O_NONBLOCK, SHUT_WR, SPLICE_F_MOVE, SPLICE_F_NONBLOCK, pipe2,
@@ -78,7 +78,6 @@ cdef int pump(worker_t *w, ev_t *source, ev_t *target, pipe_t *pipe, uint64_t *t
     """One direction: 0 waits for a socket, 1 quantum used up, 2 end passed on, -errno."""
     cdef uint64_t moved = 0
     cdef ssize_t n
-    cdef bint end = False
     cdef int rc
     while moved < QUANTUM * 4:
         if pipe.size == 0:

@@ -14,7 +14,8 @@ cdef void tunnel_mark(worker_t *w, tunnel_t *tunnel) noexcept nogil             
 cdef uint8_t *tunnel_room(worker_t *w, tunnel_t *tunnel, uint32_t least, uint32_t *room) noexcept nogil
 cdef void tunnel_wrote(worker_t *w, tunnel_t *tunnel, uint32_t size, uint32_t stream_id) noexcept nogil
 cdef bint tunnel_congested(worker_t *w, tunnel_t *tunnel) noexcept nogil
-cdef void tunnel_break(worker_t *w, tunnel_t *tunnel, int flag, const char *why) noexcept nogil   # closed at the turn's end
+# Closed at the end of the turn.
+cdef void tunnel_break(worker_t *w, tunnel_t *tunnel, int flag, const char *why) noexcept nogil
 cdef void tunnel_close(worker_t *w, tunnel_t *tunnel) noexcept nogil
 cdef void tunnel_drain(worker_t *w, tunnel_t *tunnel, bint final) noexcept nogil
 cdef void tunnel_stream_gone(worker_t *w, tunnel_t *tunnel) noexcept nogil

@@ -10,7 +10,9 @@ from libc.string cimport memcpy
 
 from meshcore cimport linux
 from meshcore.flowtable cimport flowtable_text, link_add, link_del, link_init
-from meshcore.h2 cimport *
+from meshcore.h2 cimport h2_destroy, h2_init, h2_input
+from meshcore.h2out cimport h2_goaway, h2_ping, h2_remove, h2_start
+from meshcore.h2types cimport *
 from meshcore.linux cimport EAGAIN, EINTR
 from meshcore.pool cimport (CHUNK_BYTES, pool_get, pool_put, pool_tight, queue_append, queue_clear, queue_write)
 from meshcore.records cimport *
@@ -489,8 +491,8 @@ cdef bint take_plaintext(worker_t *w, tunnel_t *tunnel) noexcept nogil:
 
 cdef void tunnel_read(worker_t *w, tunnel_t *tunnel) noexcept nogil:
     cdef ssize_t n
-    cdef int reads
-    for reads in range(READS_MAX):
+    cdef int _read
+    for _read in range(READS_MAX):
         if tunnel.broken is not NULL:
             break
         w.page[PC_READ] += 1

@@ -6,7 +6,7 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from meshcore.flowtable cimport entry_t, flow_key, flowtable_t, link_t
-from meshcore.h2 cimport h2_conn, h2_stream
+from meshcore.h2types cimport h2_conn, h2_stream
 from meshcore.pool cimport chunk_t, pool_t, queue_t
 from meshcore.records cimport rec_config, rec_endpoint
 from meshcore.tls cimport bundle_t, cert_t, sans_t, tls_env, tls_t

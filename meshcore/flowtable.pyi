@@ -1,0 +1,3 @@
+"""Flow table of a worker."""
+
+def bench_lookup(flows: int, loops: int) -> float: ...
