@@ -181,9 +181,11 @@ class VerdictCache:
     # Changes
 
     def on_change(self, change: Change, limit: int | None = None) -> list[Action]:
-        """Mark what depended on a change and revalidate up to `limit` verdicts; see `backlog` for the rest."""
-        self._actions += [EndpointGone(ip) for ip in sorted(change.gone)]
-        return self.on_keys(change.keys, limit)
+        """Mark what depended on a change and revalidate up to `limit` verdicts; see `backlog` for the rest.
+
+        Addresses that are gone come last: by then verdicts no longer lead there, so nobody dials them again.
+        """
+        return self.on_keys(change.keys, limit) + [EndpointGone(ip) for ip in sorted(change.gone)]
 
     def on_keys(self, moved: Iterable[Key], limit: int | None = None) -> list[Action]:
         """Like `on_change` for keys alone: a pod whose record changed moves `pod_key(pod_id)`."""

@@ -22,7 +22,7 @@ from meshcore.model import (
 from meshcore.records import RECORD_MAX, Action, AuthorityKind, Flag, Mask, Protocol, VerdictFlag, encode_verdict
 from tests.support.world import World, by_host, by_ip, destinations, ip, ports, refusal, shares, weighted
 from ztunnel import keys
-from ztunnel.balance import ENDPOINTS_MAX, WEIGHT_MAX
+from ztunnel.balance import ENDPOINTS_MAX, WEIGHT_MAX, _rank
 from ztunnel.decide import decide, timed_out
 from ztunnel.decision import Pending, Settings
 
@@ -333,6 +333,24 @@ def spread_out(mode: LbMode, *scopes: LbScope) -> World:
 def test_locality_picks(mode: LbMode, scopes: tuple[LbScope, ...], expected: list[str]) -> None:
     verdict = spread_out(mode, *scopes).outbound("client", VIP, 80)
     assert destinations(verdict) == [f"{address}:15008" for address in expected]
+
+
+@pytest.mark.parametrize(
+    "network, place, rank",
+    [
+        ("", Locality("eu", "a"), 5),
+        ("", Locality("eu", "b"), 4),
+        ("", Locality("us", "a"), 3),
+        ("far", Locality("eu", "a"), 2),
+        ("far", Locality("eu", "b"), 1),
+        ("far", Locality("us", "a"), 0),
+        ("far", None, 0),
+    ],
+)
+def test_a_first_scope_of_network_outranks_the_others(network: str, place: Locality | None, rank: int) -> None:
+    source = Workload(uid="a", name="a", namespace="n", locality=Locality("eu", "a"))
+    other = Workload(uid="b", name="b", namespace="n", network=network, locality=place)
+    assert _rank((NETWORK, REGION, ZONE), source, other) == rank
 
 
 def test_strict_locality_without_a_match_is_no_upstream() -> None:

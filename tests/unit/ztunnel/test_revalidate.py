@@ -165,8 +165,8 @@ def test_a_pod_whose_record_goes_away_asks_again_and_waits(node: Node) -> None:
     entry = node.entry(upcall)
     node.world.apply(removed=["Kubernetes//Pod/default/client"])
     assert node.change() == [
-        EndpointGone(ip("10.0.0.1")),
         Flush(entry.verdict_id, True, frozenset({1})),
+        EndpointGone(ip("10.0.0.1")),
     ]
     assert isinstance(node.ask(upcall), Pending)
 
@@ -174,6 +174,17 @@ def test_a_pod_whose_record_goes_away_asks_again_and_waits(node: Node) -> None:
 def test_a_removed_endpoint_is_told_whoever_holds_what(node: Node) -> None:
     node.world.apply(removed=["Kubernetes//Pod/default/web"])
     assert node.change() == [EndpointGone(ip(POD))]
+
+
+def test_verdicts_leave_an_address_before_it_is_gone(node: Node) -> None:
+    node.world.pod("web-2", ip="10.0.0.3", services=WEB)
+    node.change()
+    entry = node.entry(node.world.outbound_upcall("client", "10.1.0.1", 80))
+    node.world.apply(removed=["Kubernetes//Pod/default/web"])
+    update, gone = node.change()
+    assert isinstance(update, Update)
+    assert [e.ip for e in entry.verdict.endpoints] == [ip("10.0.0.3")]
+    assert gone == EndpointGone(ip(POD))
 
 
 def test_an_evicted_verdict_is_forgotten_with_its_last_holder(node: Node) -> None:

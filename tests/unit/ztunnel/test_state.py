@@ -271,6 +271,13 @@ def test_a_workload_moves_its_old_and_its_new_names(world: World) -> None:
     }
 
 
+def test_a_workload_with_a_hostname_moves_it(world: World) -> None:
+    world.pod("a", hostname="old.example")
+    assert keys.host_key("old.example") in world.change.keys
+    world.pod("a", hostname="new.example")
+    assert {keys.host_key("old.example"), keys.host_key("new.example")} <= world.change.keys
+
+
 def test_a_service_moves_its_addresses_and_its_hostname(world: World) -> None:
     world.service("web.example", vips=["10.1.0.1", "10.2.0.0/16"])
     assert world.change.keys == {
