@@ -27,6 +27,7 @@ cdef enum:
     CONTROL_BYTES = 64           # ancillary buffer for them
     RECORDS_PER_TURN = 64        # then the data path has its turn
     DRAIN_GRACE_MS = 1000        # between the announcing GOAWAY and the refusing one: a round trip with room
+    ACCEPT_PAUSE_MS = 100        # no descriptors or memory: the queue waits this long
     DUMP_WAIT_MS = 20            # how long a dump may hold the loop when the control process does not read
 
 
@@ -77,12 +78,36 @@ cdef pod_t *pod_find(worker_t *w, uint32_t id) noexcept nogil:
 
 cdef void on_listener(worker_t *w, void *owner, uint32_t ready) noexcept nogil:
     cdef listener_t *listener = <listener_t *>owner
+    cdef int rc
     if listener.direction == DIR_OUTBOUND:
-        outbound_accept(w, listener)
+        rc = outbound_accept(w, listener)
     elif listener.direction == DIR_INBOUND_PLAIN:
-        plain_accept(w, listener)
+        rc = plain_accept(w, listener)
     else:
-        inbound_accept(w, listener)
+        rc = inbound_accept(w, listener)
+    if rc == -EMFILE or rc == -ENFILE or rc == -ENOMEM or rc == -ENOBUFS:
+        # The queue keeps the connections; without a pause the level-triggered listener would spin.
+        listeners_want(w, 0)
+        timer_set(&w.wheel, &w.accept_timer, w.now_ms + ACCEPT_PAUSE_MS, on_accept_timer, w)
+
+
+cdef void listeners_want(worker_t *w, uint32_t events) noexcept nogil:
+    cdef epoll_event event
+    cdef pod_t *pod
+    cdef int i, j
+    event.events = events
+    for i in range(CHAINS):
+        pod = w.pods[i]
+        while pod is not NULL:
+            for j in range(3):
+                event.data.ptr = &pod.listeners[j].ev
+                if pod.listeners[j].ev.fn is not NULL:
+                    epoll_ctl(w.epfd, EPOLL_CTL_MOD, pod.listeners[j].ev.fd, &event)
+            pod = pod.chain
+
+
+cdef void on_accept_timer(void *owner) noexcept nogil:
+    listeners_want(<worker_t *>owner, EPOLLIN)
 
 
 cdef int listen_on(worker_t *w, listener_t *listener, int fd) noexcept nogil:

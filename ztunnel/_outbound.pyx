@@ -1,12 +1,11 @@
 """Outbound side of the worker. No Python surface."""
 
-from libc.errno cimport EINTR
 from libc.string cimport memcmp, memcpy, strlen
 
 from meshcore.flowtable cimport flowtable_pick, link_add, link_del
 from meshcore.h2out cimport h2_add, h2_headers
 from meshcore.h2types cimport S_ANSWERED
-from meshcore.linux cimport AF_INET, AF_INET6, inet_ntop
+from meshcore.linux cimport AF_INET, AF_INET6, EINTR, ENOMEM, close, inet_ntop
 from meshcore.nghttp2 cimport NGHTTP2_NV_FLAG_NO_INDEX, NGHTTP2_NV_FLAG_NONE, nghttp2_nv
 from meshcore.records cimport *
 from meshcore.tls cimport cert_t, sans_t
@@ -23,24 +22,26 @@ cdef enum:
     TRACE_TEXT = 55              # RFC-less: W3C Trace Context version 00
 
 
-cdef void outbound_accept(worker_t *w, listener_t *listener) noexcept nogil:
+cdef int outbound_accept(worker_t *w, listener_t *listener) noexcept nogil:
     cdef flow_t *flow
     cdef addr_t peer
     cdef int _i, fd
     for _i in range(ACCEPT_BATCH):
         fd = sock_accept(w, listener.ev.fd, &peer)
-        if fd < 0:
-            if fd != -EINTR:
-                listener.ev.ready &= <uint8_t>~R_IN
-                return
+        if fd == -EINTR:
             continue
+        if fd < 0:
+            return fd
         flow = flow_new(w, listener.pod, DIR_OUTBOUND)
         if flow is NULL:
-            continue
+            close(fd)
+            w.page[PC_SOCKETS_OPEN] -= 1
+            return -ENOMEM
         flow.app.fd = fd
         flow.src = peer
         sock_original(w, fd, &flow.dst)
         decide(w, flow)
+    return 0
 
 
 cdef void outbound_proceed(worker_t *w, flow_t *flow) noexcept nogil:

@@ -265,6 +265,7 @@ cdef struct worker_t:
     ev_t control_ev
     timer_t log_timer
     timer_t drain_timer
+    timer_t accept_timer
     uint64_t drain_ms            # deadline
     span_t spans[SPANS_MAX]
     uint32_t span_count
