@@ -137,7 +137,7 @@ class ManifestDirectory:
         """Read what changed since the last call. Raises ConfigError if the directory cannot be read at all."""
         if not FilePath(self.path).is_dir():
             raise ConfigError(f"{self.path}: not a directory; it should hold Kubernetes YAML files")
-        self._files = _refresh(self.path, self._files, _objects_of)
+        self._files = _refresh(self.path, self._files, objects_of)
         errors = [error for _, file in sorted(self._files.items()) for error in file.errors]
         base = self._choose(errors)
         if self.status_path is not None:
@@ -378,7 +378,8 @@ def _reuse(old: tuple[Manifest, ...], new: tuple[Manifest, ...]) -> tuple[Manife
     return tuple(was if (was := held.get(m.key)) is not None and was == m else m for m in new)
 
 
-def _objects_of(path: str, text: str) -> tuple[tuple[Manifest, ...], tuple[ManifestError, ...]]:
+def objects_of(path: str, text: str) -> tuple[tuple[Manifest, ...], tuple[ManifestError, ...]]:
+    """The objects of one file's text, and what is wrong with it; raises YamlError if it cannot be read at all."""
     manifests: list[Manifest] = []
     errors: list[ManifestError] = []
     seen: dict[Key, int] = {}

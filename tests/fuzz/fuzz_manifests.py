@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from meshcore import yamldoc
-from meshcore.manifests import _objects_of
+from meshcore.manifests import objects_of
 
 SEEDS = (
     b"apiVersion: v1\nkind: Pod\nmetadata: {name: a}\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: b}\n",
@@ -21,7 +21,7 @@ SEEDS = (
 def fuzz_one(data: bytes) -> None:
     text = data.decode("utf-8", "replace")
     try:
-        manifests, errors = _objects_of("f.yaml", text)
+        manifests, errors = objects_of("f.yaml", text)
     except yamldoc.YamlError as exc:
         if not 1 <= exc.line <= len(text) + 1:
             raise AssertionError(f"line {exc.line} is outside the text") from exc

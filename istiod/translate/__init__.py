@@ -1,0 +1,1 @@
+"""From Kubernetes objects to what proxies are told."""

@@ -1,0 +1,142 @@
+"""AuthorizationPolicy to the L4 policies of ztunnel."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+
+from istiod import types
+from istiod.translate.common import MeshConfig
+from istiod.validate_authorization import L4_KEYS
+from meshcore.model import (
+    Authorization,
+    Clause,
+    IpMatch,
+    Match,
+    PolicyAction,
+    PolicyScope,
+    Rule,
+    ServiceAccountMatch,
+    StringMatch,
+)
+
+DRY_RUN = "istio.io/dry-run"
+
+
+def sent_to_ztunnel(policy: types.AuthorizationPolicy) -> bool:
+    """Policies with targets are a waypoint's; CUSTOM, AUDIT and dry runs have no L4 form."""
+    spec = policy.spec
+    if spec.target_ref is not None or spec.target_refs or spec.action not in ("ALLOW", "DENY"):
+        return False
+    return policy.metadata.annotations.get(DRY_RUN) != "true"
+
+
+def translate(policy: types.AuthorizationPolicy, mesh: MeshConfig) -> Authorization | None:
+    """The policy as ztunnel evaluates it; None if it is not sent there."""
+    if not sent_to_ztunnel(policy):
+        return None
+    meta, spec = policy.metadata, policy.spec
+    if spec.selector is not None:
+        scope = PolicyScope.WORKLOAD_SELECTOR
+    else:
+        scope = PolicyScope.GLOBAL if meta.namespace == mesh.root_namespace else PolicyScope.NAMESPACE
+    deny = spec.action == "DENY"
+    rules = tuple(_rule(rule, meta.namespace) for rule in spec.rules if deny or not _needs_l7(rule))
+    action = PolicyAction.DENY if deny else PolicyAction.ALLOW
+    return Authorization(meta.name, meta.namespace, scope, action, rules)
+
+
+def _needs_l7(rule: types.AuthorizationRule) -> bool:
+    for entry in rule.from_:
+        source = entry.source
+        if source.request_principals or source.not_request_principals:
+            return True
+        if source.remote_ip_blocks or source.not_remote_ip_blocks:
+            return True
+    for target in rule.to:
+        operation = target.operation
+        if operation.hosts or operation.methods or operation.paths:
+            return True
+        if operation.not_hosts or operation.not_methods or operation.not_paths:
+            return True
+    return any(condition.key not in L4_KEYS for condition in rule.when)
+
+
+def _rule(rule: types.AuthorizationRule, namespace: str) -> Rule:
+    """L7 fields are left out; a match they leave empty never matches, which is what `Match` means."""
+    clauses: list[Clause] = []
+    if rule.from_:
+        clauses.append(Clause(tuple(_source(entry.source, namespace) for entry in rule.from_)))
+    if rule.to:
+        clauses.append(Clause(tuple(_operation(entry.operation) for entry in rule.to)))
+    clauses += (Clause((_condition(condition),)) for condition in rule.when)
+    return Rule(tuple(clauses))
+
+
+def _source(source: types.Source, namespace: str) -> Match:
+    return Match(
+        namespaces=_strings(source.namespaces),
+        not_namespaces=_strings(source.not_namespaces),
+        principals=_strings(source.principals),
+        not_principals=_strings(source.not_principals),
+        source_ips=_blocks(source.ip_blocks),
+        not_source_ips=_blocks(source.not_ip_blocks),
+        service_accounts=_accounts(source.service_accounts, namespace),
+        not_service_accounts=_accounts(source.not_service_accounts, namespace),
+    )
+
+
+def _operation(operation: types.Operation) -> Match:
+    return Match(destination_ports=_ports(operation.ports), not_destination_ports=_ports(operation.not_ports))
+
+
+def _condition(condition: types.RuleWhen) -> Match:
+    yes, no = condition.values, condition.not_values
+    match condition.key:
+        case "source.ip":
+            return Match(source_ips=_blocks(yes), not_source_ips=_blocks(no))
+        case "source.namespace":
+            return Match(namespaces=_strings(yes), not_namespaces=_strings(no))
+        case "source.principal":
+            return Match(principals=_strings(yes), not_principals=_strings(no))
+        case "destination.ip":
+            return Match(destination_ips=_blocks(yes), not_destination_ips=_blocks(no))
+        case "destination.port":
+            return Match(destination_ports=_ports(yes), not_destination_ports=_ports(no))
+        case _:
+            return Match()
+
+
+def string_match(pattern: str) -> StringMatch:
+    """`*` any value, `*x` a suffix, `x*` a prefix, else the value itself."""
+    if pattern == "*":
+        return StringMatch(presence=True)
+    if pattern.startswith("*"):
+        return StringMatch(suffix=pattern[1:])
+    if pattern.endswith("*"):
+        return StringMatch(prefix=pattern[:-1])
+    return StringMatch(exact=pattern)
+
+
+def _strings(patterns: Iterable[str]) -> tuple[StringMatch, ...]:
+    return tuple(string_match(pattern) for pattern in patterns)
+
+
+def _blocks(blocks: Iterable[str]) -> tuple[IpMatch, ...]:
+    found = []
+    for text in blocks:
+        try:
+            network = ipaddress.ip_network(text, strict=False)
+        except ValueError:
+            continue
+        found.append(IpMatch(network.network_address.packed, network.prefixlen))
+    return tuple(found)
+
+
+def _ports(ports: Iterable[str]) -> tuple[int, ...]:
+    return tuple(int(text) for text in ports if text.isascii() and text.isdigit() and int(text[:6]) <= 65535)
+
+
+def _accounts(names: Iterable[str], namespace: str) -> tuple[ServiceAccountMatch, ...]:
+    pairs = (name.split("/", 1) if "/" in name else (namespace, name) for name in names)
+    return tuple(ServiceAccountMatch(ns, account) for ns, account in pairs)
