@@ -100,7 +100,7 @@ cdef bint is_idle(h2_conn *conn, uint32_t id) noexcept nogil:
 # === input ===
 
 cdef int h2_input(h2_conn *conn, const uint8_t *data, size_t size) noexcept nogil:
-    cdef size_t n
+    cdef size_t n, kept
     cdef int rc
     while size:
         n = 0
@@ -120,9 +120,9 @@ cdef int h2_input(h2_conn *conn, const uint8_t *data, size_t size) noexcept nogi
             rc = take_fragment(conn, data, n)
         elif conn.mode == P_SMALL:
             n = conn.left if size > conn.left else size
-            if conn.have + n <= H2_SMALL:
-                memcpy(&conn.small[conn.have], data, n)
-                conn.have += <uint8_t>n
+            kept = H2_SMALL - conn.have if n > <size_t>(H2_SMALL - conn.have) else n
+            memcpy(&conn.small[conn.have], data, kept)
+            conn.have += <uint8_t>kept
             conn.left -= <uint32_t>n
             rc = take_small(conn) if conn.left == 0 else 0
         elif conn.mode == P_SKIP:

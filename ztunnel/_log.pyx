@@ -118,9 +118,16 @@ cdef void fragment(line_t *line, bint json, const char *text, size_t size) noexc
 
 cdef void write_line(worker_t *w, flow_t *flow, line_t *line) noexcept nogil:
     cdef bint json = w.config.log_json != 0
-    cdef const char *level = b"info" if flow.error is NULL else b"error"
+    cdef const char *level = b"info"
+    cdef const char *message = b"connection complete"
     cdef label_t *label = NULL
     cdef const addr_t *hop = &flow.actual if flow.actual.port else &flow.dst
+    if flow.error is not NULL:
+        level = b"error"
+    if flow.error is not NULL and flow.label_id == 0 and flow.flag == FLAG_NONE and not flow.bits & B_COUNTED:
+        # Refused before anything was known about either end: a warning, and no metrics (upstream calls it early deny).
+        level = b"warn"
+        message = b"connection failed"
     if flow.label_id < w.labels_size and w.labels[flow.label_id].text is not NULL:
         label = &w.labels[flow.label_id]
     if json:
@@ -128,12 +135,16 @@ cdef void write_line(worker_t *w, flow_t *flow, line_t *line) noexcept nogil:
         puts(line, level)
         puts(line, b'","time":"')
         put_time(line)
-        puts(line, b'","scope":"access","message":"connection complete",')
+        puts(line, b'","scope":"access","message":"')
+        puts(line, message)
+        puts(line, b'",')
     else:
         put_time(line)
         puts(line, b"\t")
         puts(line, level)
-        puts(line, b"\taccess\tconnection complete\t")
+        puts(line, b"\taccess\t")
+        puts(line, message)
+        puts(line, b"\t")
     key_addr(line, json, b"src.addr", &flow.src, flow.src.port, True)
     if label is not NULL:
         fragment(line, json, label.text, label.source_len)
