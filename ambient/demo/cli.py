@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import click
 
 from ambient.demo import config
+from meshcore.errors import MeshError
 
 if TYPE_CHECKING:
     from ambient.demo.mesh import Mesh
@@ -160,8 +161,13 @@ def _demo(directory: Path, chosen: Sequence[Scenario], reporter: Reporter, *, ke
     try:
         _remove_leftovers(directory, reporter)
         mesh = Mesh(directory, reporter.step)
-        mesh.build()
-        reporter.step("ready")
+        try:
+            mesh.build()
+        except MeshError:
+            for name, lines in mesh.component_logs():
+                reporter.log(name, lines)
+            raise
+        reporter.step("the mesh is ready")
         outcomes = runner.run(mesh, chosen, reporter)
         reporter.result([(each.scenario, each.ok, each.observed, each.seconds) for each in outcomes])
         if keep:

@@ -13,7 +13,7 @@ from ambient.demo.admin import LogLine
 from ambient.demo.errors import CheckFailed, DemoError
 from ambient.demo.handshake import Handshake, shake
 from ambient.demo.network import Network, require_programs
-from ambient.demo.processes import Process, Processes, children, wait_until
+from ambient.demo.processes import Process, Processes, children, tail, wait_until
 from ambient.demo.servers import write_nginx
 from ambient.demo.topology import (
     CONTROL,
@@ -120,6 +120,7 @@ class Mesh:
             f"--config-dir={self.run_dir / 'config'}",
             f"--status-dir={self.run_dir / 'status'}",
             f"--state-dir={self.run_dir / 'istiod'}",
+            f"--san={CONTROL_IP}",
         ]
         process = self.processes.start("istiod", command, netns=self.net.path(CONTROL))
 
@@ -334,6 +335,11 @@ class Mesh:
     def dump(self, ztunnel: str) -> dict[str, Any]:
         """config_dump of a ztunnel."""
         return admin.config_dump(self.net.path(ztunnel))
+
+    def component_logs(self, limit: int = 12) -> list[tuple[str, list[str]]]:
+        """The last lines of what the components of the mesh have logged: (process, lines)."""
+        names = [each.name for each in self.processes if not each.name.startswith(("pause-", "nginx-"))]
+        return [(name, lines) for name in names if (lines := tail(self.logs / f"{name}.log", 0, limit))]
 
     def log_of(self, process: str) -> Path:
         """The log of a process; of `ztunnel-N` that of the node's current ztunnel."""
