@@ -185,7 +185,8 @@ cdef bint keep_texts(flow_t *flow, request_t *request, const char *host, size_t 
     texts.forwarded_len = request.forwarded_len
     texts.baggage_len = <uint16_t>baggage_len
     texts.flags = UF_GATEWAY if request.gateway else 0
-    memcpy(texts.data, host, host_len)
+    if host_len:
+        memcpy(texts.data, host, host_len)
     memcpy(texts.data + host_len, request.forwarded, request.forwarded_len)
     memcpy(texts.data + host_len + request.forwarded_len, request.baggage, baggage_len)
     flow.texts = texts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 
 import h2.config
 import h2.connection
@@ -319,7 +320,7 @@ def test_header_compression_state_survives_a_refused_stream() -> None:
 
 
 # Floods: how one piece looks, how many pieces a well-behaved peer may send, the limit's name.
-FLOODS = {
+FLOODS: dict[str, tuple[Callable[[int], bytes], int, int]] = {
     "ping": (lambda i: frame(PING, 0, 0, bytes(8)), 100, 2),
     "settings": (lambda i: frame(SETTINGS, 0, 0), 49, 3),
     "empty data": (lambda i: frame(DATA, 0, 1), 1000, 4),
