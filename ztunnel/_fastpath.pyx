@@ -20,7 +20,7 @@ from ztunnel._flow cimport flow_fail, flow_ready, flows_run, spans_flush, stream
 from ztunnel._inbound cimport inbound_field, inbound_headers, inbound_proceed, inbound_stream
 from ztunnel._outbound cimport (outbound_field, outbound_headers, outbound_proceed, outbound_retry,
                                 outbound_tunnel_open)
-from ztunnel._tunnel cimport tunnel_read, tunnels_flush
+from ztunnel._tunnel cimport tunnel_mark, tunnel_read, tunnels_flush
 from ztunnel._types cimport *
 
 cdef enum:
@@ -72,7 +72,7 @@ cdef void read_clock(worker_t *w) noexcept nogil:
 
 
 cdef void release_credit(worker_t *w) noexcept nogil:
-    """The pool has room again: connections whose credit was held back get it."""
+    """The pool has room again: connections whose credit was held back get it, and blocked flows go on."""
     cdef pod_t *pod
     cdef link_t *link
     cdef tunnel_t *tunnel
@@ -87,6 +87,8 @@ cdef void release_credit(worker_t *w) noexcept nogil:
                 if tunnel.state == T_OPEN and tunnel.h2.hold_credit:
                     tunnel.h2.hold_credit = False
                     h2_credit(&tunnel.h2, 0)
+                if tunnel.blocked.next is not &tunnel.blocked:
+                    tunnel_mark(w, tunnel)           # tunnels_flush wakes its flows
             pod = pod.chain
 
 

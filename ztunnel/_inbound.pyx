@@ -235,6 +235,10 @@ cdef void inbound_proceed(worker_t *w, flow_t *flow) noexcept nogil:
     if entry.action != ACT_DELIVER or entry.endpoints == 0:
         flow_refuse(w, flow, status, entry.flag, b"")
         return
+    if entry.flags & VF_PROXY_PROTOCOL:
+        # Without its header the application would take the proxy for the client: refuse rather than mislead.
+        flow_refuse(w, flow, 503, FLAG_CONNECT, b"application tunnel protocol PROXY is not supported")
+        return
     memcpy(to.ip, entry.endpoint.ip, 16)
     to.port = entry.endpoint.port
     flow.target_port = entry.endpoint.target_port
