@@ -203,6 +203,7 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._pinged = False
+        self._silent = True
         self._heard = self._loop.time()
         self.idle_since = 0.0
         self._control = 0
@@ -242,7 +243,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._heard = self._loop.time()
-        self._pinged = False
+        self._pinged = self._silent = False
         try:
             events = self._h2.receive_data(data)
         except (h2.exceptions.ProtocolError, ValueError) as exc:  # ValueError: a header that is not UTF-8
@@ -259,8 +260,13 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if isinstance(exc, ssl.SSLError):
             self._end(AuthenticationError(f"TLS: {exc.reason or exc}"))
+        elif exc is not None:
+            self._end(Unavailable(f"the connection was lost: {exc}"))
+        elif self._silent and self._client_side:
+            # asyncio's server side closes without a TLS alert when it refuses a client certificate
+            self._end(Unavailable("the server closed the connection at once; it may refuse our client certificate"))
         else:
-            self._end(Unavailable(f"the connection was lost: {exc}" if exc else "the peer closed the connection"))
+            self._end(Unavailable("the peer closed the connection"))
         self.closed.set()
 
     def pause_writing(self) -> None:
