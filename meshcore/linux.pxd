@@ -125,6 +125,19 @@ cdef extern from "<time.h>" nogil:
     const int CLOCK_MONOTONIC, CLOCK_REALTIME
     int clock_gettime(int clock, timespec *value)
 
+cdef extern from "<signal.h>" nogil:
+    ctypedef struct sigset_t
+    const int SIGTERM, SIG_BLOCK
+    int sigemptyset(sigset_t *set)
+    int sigaddset(sigset_t *set, int signal)
+    int sigprocmask(int how, const sigset_t *set, sigset_t *old)
+
+cdef extern from "<sys/signalfd.h>" nogil:
+    cdef struct signalfd_siginfo:
+        uint32_t ssi_signo
+    const int SFD_NONBLOCK, SFD_CLOEXEC
+    int signalfd(int fd, const sigset_t *mask, int flags)
+
 cdef extern from "<sys/random.h>" nogil:
     ssize_t getrandom(void *data, size_t size, unsigned int flags)
 

@@ -28,6 +28,7 @@ cdef enum:
     RECORDS_PER_TURN = 64        # then the data path has its turn
     DRAIN_GRACE_MS = 1000        # between the announcing GOAWAY and the refusing one: a round trip with room
     ACCEPT_PAUSE_MS = 100        # no descriptors or memory: the queue waits this long
+    ORPHAN_DRAIN_MS = 25000      # upstream's drain under the default grace period of 30 s
     DUMP_WAIT_MS = 20            # how long a dump may hold the loop when the control process does not read
 
 
@@ -383,6 +384,9 @@ cdef void control_drain_check(worker_t *w) noexcept nogil:
     cdef rec_head head
     if not w.drain_final or w.drained_sent or w.flows:
         return
+    if w.orphan:
+        w.stop = True
+        return
     head.type = REC_DRAINED
     head.version = RECORDS_VERSION
     head.size = sizeof(head)
@@ -608,9 +612,38 @@ cdef void on_control(worker_t *w, void *owner, uint32_t ready) noexcept nogil:
     control_read(w)
 
 
+cdef void on_signal(worker_t *w, void *owner, uint32_t ready) noexcept nogil:
+    """SIGTERM: an orphan drains, because nobody else can tell it to; otherwise the control process starts another."""
+    cdef signalfd_siginfo info
+    while linux.read(w.signal_ev.fd, &info, sizeof(info)) == sizeof(info):
+        if not w.orphan:
+            w.stop = True
+        elif not w.draining:
+            drain(w, ORPHAN_DRAIN_MS)
+
+
+cdef int watch_signals(worker_t *w) noexcept nogil:
+    cdef sigset_t set
+    cdef epoll_event event
+    sigemptyset(&set)
+    sigaddset(&set, SIGTERM)
+    if sigprocmask(SIG_BLOCK, &set, NULL) < 0:
+        return -linux.errno
+    w.signal_ev.fn = on_signal
+    w.signal_ev.fd = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC)
+    event.events = EPOLLIN
+    event.data.ptr = &w.signal_ev
+    if w.signal_ev.fd < 0 or epoll_ctl(w.epfd, EPOLL_CTL_ADD, w.signal_ev.fd, &event) < 0:
+        return -linux.errno
+    return 0
+
+
 cdef int control_open(worker_t *w) noexcept nogil:
     cdef rec_hello hello
     cdef epoll_event event
+    cdef int rc = watch_signals(w)
+    if rc < 0:
+        return rc
     hello.head.type = REC_HELLO
     hello.head.version = RECORDS_VERSION
     hello.head.size = sizeof(hello)
@@ -674,5 +707,7 @@ cdef void control_close(worker_t *w) noexcept nogil:
         flowtable_destroy(&w.table)
         tls_env_destroy(&w.tls)
         pool_destroy(&w.pool)
+    if w.signal_ev.fd > 0:
+        linux.close(w.signal_ev.fd)
     if w.control >= 0:
         linux.close(w.control)

@@ -263,6 +263,7 @@ cdef struct worker_t:
     tunnel_t *grave_tunnels      # linked through pool_link.next
     pod_t *grave_pods
     ev_t control_ev
+    ev_t signal_ev
     timer_t log_timer
     timer_t drain_timer
     timer_t accept_timer
