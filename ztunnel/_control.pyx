@@ -1,33 +1,27 @@
 """The worker's end of the control socket. No Python surface."""
 
 from libc.errno cimport EINVAL, ENOMEM
-from libc.stdlib cimport calloc, free, malloc, realloc
-from libc.string cimport memcmp, memcpy, memset, strlen
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcpy, memset, strlen
 
 from meshcore cimport linux
-from meshcore.flowtable cimport flowtable_destroy, flowtable_init, link_init
+from meshcore.flowtable cimport flowtable_destroy, flowtable_init
 from meshcore.linux cimport *
 from meshcore.openssl cimport OPENSSL_cleanse
 from meshcore.pool cimport pool_destroy, pool_init
 from meshcore.records cimport *
 from meshcore.tls cimport *
-from meshcore.wheel cimport timer_set
 from ztunnel._decide cimport control_send, decide_flush, decide_verdict
-from ztunnel._flow cimport flow_fail
-from ztunnel._inbound cimport inbound_accept, plain_accept
 from ztunnel._log cimport log_flush
-from ztunnel._outbound cimport outbound_accept
 from ztunnel._relay cimport relay_free_spares
-from ztunnel._sock cimport ev_close, sock_listener
-from ztunnel._tunnel cimport tunnel_break, tunnel_certified, tunnel_close, tunnel_drain
+from ztunnel._pods cimport pods_add, pods_del, pods_drain, pods_endpoint_gone, pods_free_graves
+from ztunnel._tunnel cimport tunnel_certified
 from ztunnel._types cimport *
 
 cdef enum:
     FDS_MAX = 8                  # descriptors of one record; a pod has four
     CONTROL_BYTES = 64           # ancillary buffer for them
     RECORDS_PER_TURN = 64        # then the data path has its turn
-    DRAIN_GRACE_MS = 1000        # between the announcing GOAWAY and the refusing one: a round trip with room
-    ACCEPT_PAUSE_MS = 100        # no descriptors or memory: the queue waits this long
     ORPHAN_DRAIN_MS = 25000      # upstream's drain under the default grace period of 30 s
     DUMP_WAIT_MS = 20            # how long a dump may hold the loop when the control process does not read
 
@@ -66,135 +60,6 @@ cdef void *slot_take(slot_t **slots, uint32_t id) noexcept nogil:
     value = slot.value
     free(slot)
     return value
-
-
-cdef pod_t *pod_find(worker_t *w, uint32_t id) noexcept nogil:
-    cdef pod_t *pod = w.pods[id & (CHAINS - 1)]
-    while pod is not NULL and pod.id != id:
-        pod = pod.chain
-    return pod
-
-
-# === pods ===
-
-cdef void on_listener(worker_t *w, void *owner, uint32_t ready) noexcept nogil:
-    cdef listener_t *listener = <listener_t *>owner
-    cdef int rc
-    if listener.direction == DIR_OUTBOUND:
-        rc = outbound_accept(w, listener)
-    elif listener.direction == DIR_INBOUND_PLAIN:
-        rc = plain_accept(w, listener)
-    else:
-        rc = inbound_accept(w, listener)
-    if rc == -EMFILE or rc == -ENFILE or rc == -ENOMEM or rc == -ENOBUFS:
-        # The queue keeps the connections; without a pause the level-triggered listener would spin.
-        listeners_want(w, 0)
-        timer_set(&w.wheel, &w.accept_timer, w.now_ms + ACCEPT_PAUSE_MS, on_accept_timer, w)
-
-
-cdef void listeners_want(worker_t *w, uint32_t events) noexcept nogil:
-    cdef epoll_event event
-    cdef pod_t *pod
-    cdef int i, j
-    event.events = events
-    for i in range(CHAINS):
-        pod = w.pods[i]
-        while pod is not NULL:
-            for j in range(3):
-                event.data.ptr = &pod.listeners[j].ev
-                if pod.listeners[j].ev.fn is not NULL:
-                    epoll_ctl(w.epfd, EPOLL_CTL_MOD, pod.listeners[j].ev.fd, &event)
-            pod = pod.chain
-
-
-cdef void on_accept_timer(void *owner) noexcept nogil:
-    listeners_want(<worker_t *>owner, EPOLLIN)
-
-
-cdef int listen_on(worker_t *w, listener_t *listener, int fd) noexcept nogil:
-    """Level-triggered: a batch that leaves connections in the queue is called again."""
-    cdef epoll_event event
-    sock_listener(w, fd, listener.direction != DIR_INBOUND_HBONE)
-    w.page[PC_SOCKETS_OPEN] += 1
-    listener.ev.fd = fd
-    listener.ev.fn = on_listener
-    listener.ev.owner = listener
-    event.events = EPOLLIN
-    event.data.ptr = &listener.ev
-    if epoll_ctl(w.epfd, EPOLL_CTL_ADD, fd, &event) < 0:
-        return -linux.errno
-    return 0
-
-
-cdef void pod_add(worker_t *w, const rec_pod_add *record, int *fds, int count) noexcept nogil:
-    cdef pod_t *pod
-    cdef rec_pod reply
-    cdef int i
-    if count != 4 or pod_find(w, record.pod_id) is not NULL:
-        for i in range(count):
-            linux.close(fds[i])
-        return
-    pod = <pod_t *>calloc(1, sizeof(pod_t))
-    if pod is NULL:
-        for i in range(count):
-            linux.close(fds[i])
-        return
-    pod.id = record.pod_id
-    pod.cert_id = record.cert_id
-    pod.spoof = record.flags & 1
-    pod.netns = fds[0]
-    pod.users = 1                # the table's own share
-    link_init(&pod.tunnels)
-    link_init(&pod.flows)
-    pod.chain = w.pods[pod.id & (CHAINS - 1)]
-    w.pods[pod.id & (CHAINS - 1)] = pod
-    for i in range(3):
-        pod.listeners[i].pod = pod
-        pod.listeners[i].direction = <uint8_t>(DIR_OUTBOUND + i)
-        listen_on(w, &pod.listeners[i], fds[i + 1])
-    memset(&reply, 0, sizeof(reply))
-    reply.head.type = REC_POD_READY
-    reply.head.version = RECORDS_VERSION
-    reply.head.size = sizeof(reply)
-    reply.pod_id = pod.id
-    control_send(w, &reply, sizeof(reply))
-
-
-cdef void close_listeners(worker_t *w, pod_t *pod) noexcept nogil:
-    cdef int i
-    for i in range(3):
-        if pod.listeners[i].ev.fn is not NULL:
-            ev_close(w, &pod.listeners[i].ev)
-
-
-cdef void pod_release(worker_t *w, pod_t *pod) noexcept nogil:
-    pod.users -= 1
-    if pod.users == 0:
-        pod.chain = w.grave_pods
-        w.grave_pods = pod
-
-
-cdef void pod_del(worker_t *w, uint32_t id) noexcept nogil:
-    """The pod has left: its listeners, connections and tunnels go at once."""
-    cdef pod_t **at = &w.pods[id & (CHAINS - 1)]
-    cdef pod_t *pod
-    while at[0] is not NULL and at[0].id != id:
-        at = &at[0].chain
-    pod = at[0]
-    if pod is NULL:
-        return
-    at[0] = pod.chain
-    pod.gone = 1
-    close_listeners(w, pod)
-    while pod.flows.next is not &pod.flows:
-        flow_fail(w, flow_of_pod(pod.flows.next), FLAG_NONE, b"workload left the mesh")
-    while pod.tunnels.next is not &pod.tunnels:
-        tunnel_close(w, tunnel_of_pod(pod.tunnels.next))
-    if w.netns == pod.netns:
-        w.netns = -1             # the number may come back as another namespace
-    linux.close(pod.netns)
-    pod.netns = -1
-    pod_release(w, pod)
 
 
 # === certificates ===
@@ -306,79 +171,7 @@ cdef void sans_set(worker_t *w, const rec_sans *record, const uint8_t *body, siz
         sans_release(<sans_t *>old)
 
 
-# === endpoints, drain, dump ===
-
-cdef void endpoint_gone(worker_t *w, const uint8_t *ip) noexcept nogil:
-    cdef link_t *link
-    cdef tunnel_t *tunnel
-    cdef flow_t *flow
-    cdef pod_t *pod
-    cdef int i
-    for i in range(CHAINS):
-        link = w.client_pool[i].next
-        while link is not &w.client_pool[i]:
-            tunnel = tunnel_of_pool(link)
-            link = link.next
-            if memcmp(tunnel.peer.ip, ip, 16) == 0:
-                tunnel_break(w, tunnel, FLAG_CONNECT, b"endpoint is gone")
-        pod = w.pods[i]
-        while pod is not NULL:
-            link = pod.flows.next
-            while link is not &pod.flows:
-                flow = flow_of_pod(link)
-                link = link.next
-                if flow.direction == DIR_OUTBOUND and flow.relay is not NULL and memcmp(flow.actual.ip, ip, 16) == 0:
-                    flow_fail(w, flow, FLAG_CONNECT, b"endpoint is gone")
-            pod = pod.chain
-
-
-cdef void drain_tunnels(worker_t *w, bint final) noexcept nogil:
-    cdef pod_t *pod
-    cdef link_t *link
-    cdef int i
-    for i in range(CHAINS):
-        pod = w.pods[i]
-        while pod is not NULL:
-            link = pod.tunnels.next
-            while link is not &pod.tunnels:
-                link = link.next
-                tunnel_drain(w, tunnel_of_pod(link.prev), final)
-            pod = pod.chain
-
-
-cdef void on_drain_grace(void *owner) noexcept nogil:
-    cdef worker_t *w = <worker_t *>owner
-    drain_tunnels(w, True)
-    w.drain_final = True
-    timer_set(&w.wheel, &w.drain_timer, w.drain_ms, on_drain_deadline, w)
-
-
-cdef void on_drain_deadline(void *owner) noexcept nogil:
-    cdef worker_t *w = <worker_t *>owner
-    cdef pod_t *pod
-    cdef int i
-    for i in range(CHAINS):
-        pod = w.pods[i]
-        while pod is not NULL:
-            while pod.flows.next is not &pod.flows:
-                flow_fail(w, flow_of_pod(pod.flows.next), FLAG_NONE, b"connection closed due to connection drain")
-            pod = pod.chain
-
-
-cdef void drain(worker_t *w, uint32_t deadline_ms) noexcept nogil:
-    cdef pod_t *pod
-    cdef int i
-    w.draining = True
-    for i in range(CHAINS):
-        pod = w.pods[i]
-        while pod is not NULL:
-            close_listeners(w, pod)
-            pod = pod.chain
-    drain_tunnels(w, False)
-    w.drain_ms = w.now_ms + deadline_ms
-    timer_set(&w.wheel, &w.drain_timer, w.now_ms + (DRAIN_GRACE_MS if deadline_ms > DRAIN_GRACE_MS else deadline_ms),
-              on_drain_grace, w)
-
+# === drain and dump ===
 
 cdef void control_drain_check(worker_t *w) noexcept nogil:
     cdef rec_head head
@@ -524,10 +317,10 @@ cdef int take(worker_t *w, uint8_t *data, size_t size, int *fds, int count) noex
     elif head.type == REC_FLUSH:
         decide_flush(w, (<rec_flush *>data).verdict_id, (<rec_flush *>data).reevaluate != 0)
     elif head.type == REC_POD_ADD:
-        pod_add(w, <rec_pod_add *>data, fds, count)
+        pods_add(w, <rec_pod_add *>data, fds, count)
         return 1                 # the descriptors are taken
     elif head.type == REC_POD_DEL:
-        pod_del(w, (<rec_pod *>data).pod_id)
+        pods_del(w, (<rec_pod *>data).pod_id)
     elif head.type == REC_CERT:
         if size != sizeof(rec_cert) + <size_t>cert.chain_len + cert.key_len:
             return -EINVAL
@@ -542,9 +335,9 @@ cdef int take(worker_t *w, uint8_t *data, size_t size, int *fds, int count) noex
             return -EINVAL
         bundle_set(w, bundle, data + sizeof(rec_bundle))
     elif head.type == REC_ENDPOINT_GONE:
-        endpoint_gone(w, (<rec_endpoint_gone *>data).ip)
+        pods_endpoint_gone(w, (<rec_endpoint_gone *>data).ip)
     elif head.type == REC_DRAIN:
-        drain(w, (<rec_drain *>data).deadline_ms)
+        pods_drain(w, (<rec_drain *>data).deadline_ms)
     elif head.type == REC_DUMP:
         dump(w)
     elif head.type == REC_STOP:
@@ -619,7 +412,7 @@ cdef void on_signal(worker_t *w, void *owner, uint32_t ready) noexcept nogil:
         if not w.orphan:
             w.stop = True
         elif not w.draining:
-            drain(w, ORPHAN_DRAIN_MS)
+            pods_drain(w, ORPHAN_DRAIN_MS)
 
 
 cdef int watch_signals(worker_t *w) noexcept nogil:
@@ -660,34 +453,13 @@ cdef int control_open(worker_t *w) noexcept nogil:
 
 # === the end of things ===
 
-cdef void graves_free(worker_t *w) noexcept nogil:
-    cdef flow_t *flow
-    cdef tunnel_t *tunnel
-    cdef pod_t *pod
-    while w.grave_flows is not NULL:
-        flow = w.grave_flows
-        w.grave_flows = <flow_t *>flow.wait_link.next
-        pod_release(w, flow.pod)
-        free(flow.relay)
-        free(flow)
-    while w.grave_tunnels is not NULL:
-        tunnel = w.grave_tunnels
-        w.grave_tunnels = <tunnel_t *>tunnel.pool_link.next
-        pod_release(w, tunnel.pod)
-        free(tunnel)
-    while w.grave_pods is not NULL:
-        pod = w.grave_pods
-        w.grave_pods = pod.chain
-        free(pod)
-
-
 cdef void control_close(worker_t *w) noexcept nogil:
     cdef int i
     cdef void *value
     for i in range(CHAINS):
         while w.pods[i] is not NULL:
-            pod_del(w, w.pods[i].id)
-    graves_free(w)
+            pods_del(w, w.pods[i].id)
+    pods_free_graves(w)
     log_flush(w)
     relay_free_spares(w)
     for i in range(CHAINS):

@@ -14,12 +14,13 @@ from meshcore.linux cimport *
 from meshcore.pool cimport pool_tight
 from meshcore.records cimport *
 from meshcore.wheel cimport wheel_init, wheel_run, wheel_wait
-from ztunnel._control cimport control_close, control_drain_check, control_open, graves_free
+from ztunnel._control cimport control_close, control_drain_check, control_open
 from ztunnel._decide cimport decide_again, decide_report_evicted
 from ztunnel._flow cimport flow_fail, flow_ready, flows_run, spans_flush, stream_data, stream_reset
 from ztunnel._inbound cimport inbound_field, inbound_headers, inbound_proceed, inbound_stream
 from ztunnel._outbound cimport (outbound_field, outbound_headers, outbound_proceed, outbound_retry,
                                 outbound_tunnel_open)
+from ztunnel._pods cimport pods_free_graves
 from ztunnel._tunnel cimport tunnel_mark, tunnel_read, tunnels_flush
 from ztunnel._types cimport *
 
@@ -153,7 +154,7 @@ cdef int loop(worker_t *w) noexcept nogil:
             release_credit(w)
             tunnels_flush(w)
         w.tight = pool_tight(&w.pool)
-        graves_free(w)
+        pods_free_graves(w)
         decide_report_evicted(w)
         if w.draining:
             control_drain_check(w)

@@ -1,0 +1,1 @@
+"""No Python surface: the module is for cimport."""
