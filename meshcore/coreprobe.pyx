@@ -180,7 +180,9 @@ cdef class QueueProbe:
         pool_destroy(&self.pool)
 
     def append(self, bytes data not None):
-        if queue_append(&self.queue, &self.pool, data, len(data)) < 0:
+        cdef const unsigned char *at = data
+        cdef size_t size = len(data)
+        if queue_append(&self.queue, &self.pool, at, size) < 0:
             raise MemoryError
 
     def write(self, int fd):

@@ -261,9 +261,10 @@ cdef class H2Probe:
         cdef h2_stream *stream = self.find(stream_id)
         cdef uint8_t head[H2_HEAD]
         cdef const uint8_t *at = payload
-        h2_data_head(&self.probe.conn, stream, head, <uint32_t>len(payload), end)
+        cdef size_t size = len(payload)
+        h2_data_head(&self.probe.conn, stream, head, <uint32_t>size, end)
         put(self.probe, &self.probe.output, head, H2_HEAD)
-        put(self.probe, &self.probe.output, at, len(payload))
+        put(self.probe, &self.probe.output, at, size)
         close_when_done(&self.probe.conn, stream)
 
     def reset(self, uint32_t stream_id, uint32_t code):

@@ -126,7 +126,8 @@ cdef extern from "<time.h>" nogil:
     int clock_gettime(int clock, timespec *value)
 
 cdef extern from "<signal.h>" nogil:
-    ctypedef struct sigset_t
+    ctypedef struct sigset_t:
+        unsigned long __val[16]
     const int SIGTERM, SIG_BLOCK
     int sigemptyset(sigset_t *set)
     int sigaddset(sigset_t *set, int signal)
