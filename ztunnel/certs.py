@@ -273,8 +273,8 @@ class Certificates:
         now = self._now()
         share = RENEW_AT * random.uniform(1 - RENEW_JITTER, 1 + RENEW_JITTER)
         due = leaf.not_before + share * (leaf.not_after - leaf.not_before)
-        # A very short life, or clocks that differ, must not make us ask without pause.
-        return max(due, now + BACKOFF_MIN_S)
+        # CAs date certificates back by minutes: half of a short life would be over before it began.
+        return max(due, now + share * (leaf.not_after - now), now + BACKOFF_MIN_S)
 
     def _failed(self, entry: Entry, error: MeshError) -> None:
         entry.under_way = False

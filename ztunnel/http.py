@@ -11,7 +11,7 @@ import contextlib
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Final
+from typing import Final, cast
 from urllib.parse import parse_qsl, unquote
 
 import msgspec
@@ -172,7 +172,8 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what create_server gives
+        # uvloop's transports have the methods of asyncio.Transport, but it is not their base class.
+        transport = cast(asyncio.Transport, transport)
         self._transport = transport
         if len(self._server.connections) >= CONNECTIONS_MAX:
             transport.abort()
