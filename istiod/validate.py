@@ -69,7 +69,8 @@ def check(kind: str, api_version: str, obj: dict[str, Any]) -> Checked | None:
 def _conversion_problem(exc: msgspec.ValidationError) -> Problem:
     match = _EXPECTED.match(str(exc))
     what, where = (match["what"], match["path"] or "") if match else (str(exc), "")
-    path = tuple(int(index) if index.isdigit() else name for name, index in _PATH_PART.findall(where) if name or index)
+    parts = _PATH_PART.findall(where)  # a key of a mapping is not told: it stands there as [...]
+    path = tuple(int(index) if index else name for name, index in parts if name or index.isdigit())
     for word, plain in _NAMES.items():
         what = what.replace(f"`{word}`", plain)
     hint = "; use quotes" if "expected text" in what.lower() and "got a number" in what else ""

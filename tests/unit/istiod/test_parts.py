@@ -1,0 +1,271 @@
+"""Publishing, settings, the admin pages and the command."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from istiod import config
+from istiod.admin import AdminServer, text
+from istiod.cli import command
+from istiod.hostaddresses import local_addresses
+from istiod.metrics import Metrics
+from istiod.push import Published, Pusher
+from meshcore.errors import ConfigError, MeshError, Unavailable
+from meshcore.model import ADDRESS_TYPE, AUTHORIZATION_TYPE
+from tests.unit.istiod.support import Mesh, pod
+
+NEEDED = {"config_dir": "c", "state_dir": "s"}
+
+
+def run(scenario: Coroutine[Any, Any, None]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(20):
+            await scenario
+
+    asyncio.run(bounded())
+
+
+@given(st.lists(st.dictionaries(st.sampled_from("abcd"), st.integers(0, 2)), max_size=6))
+def test_only_what_changed_is_told_and_encoded_again(states: list[dict[str, int]]) -> None:
+    published = Published()
+    told: list[frozenset[str]] = []
+    published.listen(lambda url, names: told.append(names) if url == ADDRESS_TYPE else None)
+    before: dict[str, int] = {}
+    for state in states:
+        resources = dict(published.resources[ADDRESS_TYPE])
+        told.clear()
+        changed = published.replace(ADDRESS_TYPE, state)
+        assert changed == {name for name in before.keys() | state.keys() if before.get(name) != state.get(name)}
+        assert told == ([changed] if changed else [])
+        now = published.resources[ADDRESS_TYPE]
+        assert now.keys() == state.keys()
+        assert all(now[name] is resources[name] for name in state.keys() - changed)
+        before = state
+
+
+def test_equal_content_has_an_equal_version_everywhere() -> None:
+    one, two = Published(), Published()
+    for published in (one, two):
+        published.replace(AUTHORIZATION_TYPE, {"a": ["x"]})
+    assert one.resources[AUTHORIZATION_TYPE]["a"] == two.resources[AUTHORIZATION_TYPE]["a"]
+
+
+def pusher(after: float, longest: float) -> tuple[Pusher, list[float]]:
+    calls: list[float] = []
+
+    def compute() -> dict[str, dict[str, Any]]:
+        calls.append(asyncio.get_running_loop().time())
+        return {}
+
+    return Pusher(Published(), compute, Metrics(), after=after, longest=longest), calls
+
+
+def test_changes_that_follow_each_other_closely_are_pushed_once() -> None:
+    async def scenario() -> None:
+        push, calls = pusher(0.1, 10)
+        stop = asyncio.Event()
+        task = asyncio.create_task(push.run(stop))
+        for _ in range(5):
+            push.trigger(["Pod"])
+            await asyncio.sleep(0.01)
+        last = asyncio.get_running_loop().time()
+        while not calls:  # noqa: ASYNC110 - what is awaited is a call, which sets no event
+            await asyncio.sleep(0.01)
+        assert calls[0] - last >= 0.08
+        stop.set()
+        await task
+        assert len(calls) == 1
+
+    run(scenario())
+
+
+def test_an_endless_stream_of_changes_is_pushed_at_the_limit() -> None:
+    async def scenario() -> None:
+        push, calls = pusher(0.2, 0.3)
+        stop = asyncio.Event()
+        task = asyncio.create_task(push.run(stop))
+        while not calls:
+            push.trigger(["Pod"])
+            await asyncio.sleep(0.01)
+        stop.set()
+        await task
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"), [("100ms", 0.1), ("90s", 90), ("1h30m", 5400), ("2d", 172800), ("1.5h", 5400)]
+)
+def test_durations(value: str, seconds: float) -> None:
+    assert config.duration(value, "X") == seconds
+
+
+@pytest.mark.parametrize("value", ["", "5", "s", "1x", "1h 2m", "-1s"])
+def test_bad_durations(value: str) -> None:
+    with pytest.raises(ConfigError, match="X: "):
+        config.duration(value, "X")
+
+
+def test_an_option_wins_over_the_environment() -> None:
+    environment = {
+        "TRUST_DOMAIN": "env",
+        "CLUSTER_ID": "c1",
+        "PILOT_DEBOUNCE_AFTER": "50ms",
+        "CA_TRUSTED_NODE_ACCOUNTS": "a/b, c/d",
+    }
+    settings = config.load(NEEDED | {"trust_domain": "option", "port": None}, environment)
+    assert (settings.trust_domain, settings.cluster_id, settings.debounce_after) == ("option", "c1", 0.05)
+    assert settings.trusted_node_accounts == ("a/b", "c/d")
+    assert settings.port == 15012
+
+
+@pytest.mark.parametrize(
+    ("options", "environment", "words"),
+    [
+        ({"port": 70000}, {}, "--port"),
+        ({}, {"PILOT_DEBOUNCE_MAX": "soon"}, "PILOT_DEBOUNCE_MAX"),
+        ({}, {"CA_TRUSTED_NODE_ACCOUNTS": "ztunnel"}, "CA_TRUSTED_NODE_ACCOUNTS"),
+        ({}, {"MAX_WORKLOAD_CERT_TTL": "1h"}, "DEFAULT_WORKLOAD_CERT_TTL"),
+        ({}, {"DEFAULT_WORKLOAD_CERT_TTL": "1s"}, "DEFAULT_WORKLOAD_CERT_TTL"),
+    ],
+)
+def test_bad_settings_are_named(options: dict[str, Any], environment: dict[str, str], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        config.load(NEEDED | options, environment)
+
+
+def test_metrics_text() -> None:
+    metrics = Metrics()
+    metrics.add("pilot_xds_pushes", type='a"b\n')
+    metrics.set("pilot_xds", 3)
+    text_form = metrics.render()
+    assert '# TYPE pilot_xds_pushes counter\npilot_xds_pushes{type="a\\"b\\n"} 1\n' in text_form
+    assert "\npilot_xds 3\n" in text_form
+    assert "\ncitadel_server_csr_count 0\n" in text_form
+
+
+async def fetch(port: int, path: str, host: str = "127.0.0.1") -> tuple[int, str]:
+    def get() -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(f"http://{host}:{port}{path}", timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as refused:
+            return refused.code, refused.read().decode()
+
+    return await asyncio.to_thread(get)
+
+
+def test_admin_answers_and_refuses() -> None:
+    async def scenario() -> None:
+        server = AdminServer({"/ready": lambda: text("ready\n")}, {"/debug/x": lambda: text("secret")})
+        await server.start("0.0.0.0", 0)
+        assert await fetch(server.port, "/ready?x=1") == (200, "ready\n")
+        assert await fetch(server.port, "/debug/x") == (200, "secret")
+        status, body = await fetch(server.port, "/nothing")
+        assert (status, "/debug/x" in body) == (404, True)
+        for raw in (b"POST /ready HTTP/1.1\r\n\r\n", b"\r\n\r\n", b"GET /ready\r\n\r\n"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(raw)
+            assert b" 405 " in await asyncio.wait_for(reader.read(), 5)
+            writer.close()
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"x" * 20_000)
+        assert await asyncio.wait_for(reader.read(), 5) == b""
+        writer.close()
+        own = [a for a in local_addresses() if ":" not in a and a != "127.0.0.1"]
+        for address in own[:1]:
+            assert (await fetch(server.port, "/debug/x", address))[0] == 403
+            assert (await fetch(server.port, "/ready", address))[0] == 200
+        await server.stop()
+        with pytest.raises(Unavailable):
+            await server.start("192.0.2.1", 0)
+
+    run(scenario())
+
+
+def test_pages_of_a_running_istiod(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        mesh = Mesh(tmp_path)
+        (mesh.config / "a.yaml").write_text(pod("web"))
+        istiod = mesh.istiod
+        await istiod.http.start("127.0.0.1", 0)
+        await istiod.monitoring.start("127.0.0.1", 0)
+        assert (await fetch(istiod.http.port, "/ready"))[0] == 503
+        async with mesh.running(), mesh.subscriber() as subscriber:
+            await subscriber.client.ready(ADDRESS_TYPE, 5)
+            assert (await fetch(istiod.http.port, "/ready"))[0] == 200
+            assert '"default"' in (await fetch(istiod.http.port, "/debug/config_dump"))[1]
+            synced = (await fetch(istiod.http.port, "/debug/syncz"))[1]
+            assert "spiffe://cluster.local/ns/istio-system/sa/ztunnel" in synced
+            assert "\npilot_xds 1\n" in (await fetch(istiod.monitoring.port, "/metrics"))[1]
+
+    run(scenario())
+
+
+def test_a_token_from_the_command_line(tmp_path: Path) -> None:
+    done = CliRunner().invoke(command, ["token", "--state-dir", str(tmp_path), "--node", "n1", "--ttl", "1h"])
+    assert done.exit_code == 0
+    key = (tmp_path / "token-key").read_bytes()
+    assert (tmp_path / "token-key").stat().st_mode & 0o777 == 0o600
+    claims = jwt.decode(done.output.strip(), key, ["HS256"], audience="istio-ca")
+    assert (claims["sub"], claims["node"]) == ("istio-system/ztunnel", "n1")
+    assert claims["exp"] - claims["iat"] == 3600
+    again = CliRunner().invoke(command, ["--state-dir", str(tmp_path), "token", "--node", "n1"])
+    assert again.exit_code == 0
+    assert (tmp_path / "token-key").read_bytes() == key
+
+
+@pytest.mark.parametrize("arguments", [["token", "--node", "n"], ["token", "--state-dir", "x"], ["--state-dir", "x"]])
+def test_missing_options_are_usage_errors(arguments: list[str]) -> None:
+    done = CliRunner().invoke(command, arguments)
+    assert done.exit_code == 2
+    assert "Missing option" in done.output
+
+
+def test_a_bad_node_name_is_a_clear_error(tmp_path: Path) -> None:
+    done = CliRunner().invoke(command, ["token", "--state-dir", str(tmp_path), "--node", "a/b"])
+    assert isinstance(done.exception, MeshError)
+    assert "--node" in str(done.exception)
+
+
+def test_the_process_starts_says_what_is_wrong_live_and_stops_on_sigterm(tmp_path: Path) -> None:
+    config_dir, state = tmp_path / "config", tmp_path / "state"
+    config_dir.mkdir()
+    arguments = ["--config-dir", str(config_dir), "--state-dir", str(state), "--address", "127.0.0.1"]
+    arguments += ["--port", "0", "--http-port", "0", "--monitoring-port", "0"]
+    program = "from istiod.cli import command; command()"
+    process = subprocess.Popen([sys.executable, "-c", program, *arguments], stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        os.set_blocking(process.stderr.fileno(), True)
+        assert "serving on 127.0.0.1:" in process.stderr.readline()
+        (config_dir / "bad.yaml").write_text(
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: x}\nspec:\n  action: DENI\n"
+        )
+        line = process.stderr.readline()
+        assert f"{config_dir}/bad.yaml:5: AuthorizationPolicy default/x: spec.action: 'DENI'" in line
+        assert "did you mean DENY?" in line
+        (config_dir / "bad.yaml").unlink()
+        assert "in order again" in process.stderr.readline()
+        assert "BEGIN CERTIFICATE" in (state / "root-cert.pem").read_text()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+        assert "Traceback" not in process.stderr.read()
+    finally:
+        process.kill()
+        process.wait(5)
