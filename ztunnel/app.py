@@ -21,7 +21,7 @@ from meshcore.records import (
     encode_pod_add,
     encode_pod_del,
 )
-from ztunnel import admin, config, csrclient, dump, http, metrics
+from ztunnel import admin, config, csrclient, dump, http, metrics, orphans
 from ztunnel.admin import Admin, FlowDumps
 from ztunnel.certs import Certificates, Entry
 from ztunnel.config import Settings
@@ -55,7 +55,7 @@ class App:
         self._follow: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
         self._failure: BaseException | None = None
-        environment = config.child_environment()
+        environment = {**config.child_environment(), orphans.MARK: settings.inpod_uds}
         self.pages = Pages(settings.workers)
         self.supervisor = Supervisor(
             self.pages,
@@ -177,8 +177,14 @@ class App:
             self._spawn(self.stream.run())
             await self.stream.synced()
         self.readiness.set(STATE, ready=True)
-        client = ZdsClient(self.settings.inpod_uds, self.pods, lambda ready: self.readiness.set(WORKLOADS, ready=ready))
+        client = ZdsClient(self.settings.inpod_uds, self.pods, self._workloads_ready)
         await client.run()
+
+    def _workloads_ready(self, ready: bool) -> None:  # noqa: FBT001 - the callback's shape
+        self.readiness.set(WORKLOADS, ready=ready)
+        if ready:
+            # Our listeners are in every pod, so workers of a control process that died may leave.
+            orphans.drain(self.settings.inpod_uds)
 
     async def _sweep(self) -> None:
         while True:
