@@ -180,7 +180,7 @@ class App:
         client = ZdsClient(self.settings.inpod_uds, self.pods, self._workloads_ready)
         await client.run()
 
-    def _workloads_ready(self, ready: bool) -> None:  # noqa: FBT001 - the callback's shape
+    def _workloads_ready(self, ready: bool) -> None:
         self.readiness.set(WORKLOADS, ready=ready)
         if ready:
             # Our listeners are in every pod, so workers of a control process that died may leave.
