@@ -33,6 +33,7 @@ from meshcore.errors import (
     ProtocolError,
     Unavailable,
 )
+from meshcore.stream.guard import FRAME_BYTES_MAX, FrameGuard
 
 Headers = list[tuple[str, str]]
 
@@ -61,6 +62,7 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 DEFAULT_LIMITS: Final = Limits()
+_FIRST_WINDOW: Final = 65_535  # RFC 9113 section 6.9.2
 CONTROL_PERIOD: Final = 10.0
 
 _STATUS: Final[tuple[tuple[type[MeshError], int], ...]] = (
@@ -209,6 +211,7 @@ class Connection(asyncio.Protocol):
         self._control = 0
         self._control_since = self._heard
         self._client_side = client_side
+        self._guard = FrameGuard(preface=not client_side)
         config = h2.config.H2Configuration(client_side=client_side, header_encoding="utf-8")
         self._h2 = h2.connection.H2Connection(config)
 
@@ -227,15 +230,15 @@ class Connection(asyncio.Protocol):
             codes.MAX_CONCURRENT_STREAMS: limits.max_streams,
             codes.MAX_HEADER_LIST_SIZE: limits.header_bytes,
             codes.ENABLE_PUSH: 0,
-            codes.MAX_FRAME_SIZE: 2**14,
+            codes.MAX_FRAME_SIZE: FRAME_BYTES_MAX,
         }
         if not self._client_side:
             del wanted[codes.ENABLE_PUSH]
         connection.local_settings = h2.settings.Settings(client=self._client_side, initial_values=wanted)
         connection.decoder.max_header_list_size = limits.header_bytes
         connection.initiate_connection()
-        whole = limits.stream_window * limits.max_streams - connection.DEFAULT_MAX_INBOUND_FRAME_SIZE
-        connection.increment_flow_control_window(min(max(whole, 2**16), 2**30))
+        whole = min(max(limits.stream_window * limits.max_streams, _FIRST_WINDOW + 1), 2**31 - 1)
+        connection.increment_flow_control_window(whole - _FIRST_WINDOW)
         self.writable.set()
         self._heard = self._loop.time()
         self._timer = self._loop.call_later(limits.ping_interval, self._tick)
@@ -245,7 +248,11 @@ class Connection(asyncio.Protocol):
         self._heard = self._loop.time()
         self._pinged = self._silent = False
         try:
+            self._guard.feed(data)
             events = self._h2.receive_data(data)
+        except ProtocolError as exc:
+            self._fail(exc)
+            return
         except (h2.exceptions.ProtocolError, ValueError) as exc:  # ValueError: a header that is not UTF-8
             self._fail(ProtocolError(f"HTTP/2: {exc}"))
             return
