@@ -264,6 +264,7 @@ class App:
             self._bundles_told.add(issued.bundle_id)
             self.supervisor.broadcast(encode_bundle(issued.bundle_id, self.certs.bundles[issued.bundle_id].encode()))
         self.supervisor.broadcast(_cert_record(entry))
+        self.decisions.certificate_issued(entry.cert_id)
 
     # Ports
 

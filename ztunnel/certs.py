@@ -153,11 +153,16 @@ class Certificates:
             del self._by_id[cert_id], self._entries[entry.uri]
             self._on_forgotten(entry)
 
-    def need(self, cert_id: int) -> None:
-        """A connection waits for it: if it was not asked for yet, it goes before the others."""
+    def need(self, cert_id: int) -> bool:
+        """A connection needs it: if it was not asked for yet, it goes before the others.
+
+        True while the first one is under way, so that waiting makes sense; False when it is there, or has failed.
+        """
         entry = self._by_id.get(cert_id)
-        if entry is not None and entry.issued is None and entry.priority < Priority.REAL_TIME:
-            entry.priority = Priority.REAL_TIME
+        if entry is None or entry.issued is not None:
+            return False
+        entry.priority = max(entry.priority, Priority.REAL_TIME)
+        return not entry.error
 
     async def own_ready(self) -> None:
         """Wait for the first certificate of our own. The caller bounds or cancels it."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Final
 
 from meshcore.records import (
+    Protocol,
     Upcall,
     Verdict,
     decode_evict,
@@ -24,7 +25,7 @@ from ztunnel import labels
 from ztunnel.decide import decide, timed_out
 from ztunnel.decision import Decision, LocalPod, Pending, Settings
 from ztunnel.ids import IdSource, needed
-from ztunnel.keys import Key
+from ztunnel.keys import Key, certificate_key
 from ztunnel.revalidate import Action, EndpointGone, Flush, Update, VerdictCache
 from ztunnel.state import ClusterState, Resource
 from ztunnel.workerlink import WorkerLink
@@ -38,7 +39,7 @@ UPCALL_SHARE: Final = 0.9
 
 
 class _Waiting:
-    """An upcall that cannot be answered before the pod's own record is there."""
+    """An upcall that cannot be answered before the pod's own record, or its first certificate, is there."""
 
     __slots__ = ("deps", "link", "timer", "upcall")
 
@@ -71,7 +72,7 @@ class Decisions:
         network: str,
         upcall_timeout: float,
         log_json: bool,
-        need_cert: Callable[[int], None],
+        need_cert: Callable[[int], bool],
         read_slot: Callable[[int], Sequence[int]],
     ) -> None:
         self._watched = _Watched()
@@ -107,10 +108,13 @@ class Decisions:
             if waiting.link.index == index:
                 self._forget(waiting)
 
-    def _answer(self, link: WorkerLink, upcall: Upcall, waiting: _Waiting | None) -> None:
+    def _answer(self, link: WorkerLink, upcall: Upcall, waiting: _Waiting | None, *, patient: bool = True) -> None:
         pod = self.pods.get(upcall.pod_id)
         if pod is None:
             return  # the record that ends the pod is on its way
+        if self._need_cert(pod.cert_id) and patient and self._goes_by_tunnel(upcall, pod):
+            self._park(link, upcall, frozenset({certificate_key(pod.cert_id)}), waiting)
+            return
         entry = self.cache.lookup(upcall, link.index)
         if entry is None:
             decision = self._decide(upcall, pod)
@@ -122,8 +126,17 @@ class Decisions:
             entry = self.cache.insert(upcall, pod, decision, link.index)
         if waiting is not None:
             self._forget(waiting)
-        self._need_cert(pod.cert_id)
         self._send_verdict(link, entry.verdict, entry.verdict_id, upcall.cookie)
+
+    def _goes_by_tunnel(self, upcall: Upcall, pod: LocalPod) -> bool:
+        decision = self._decide(upcall, pod)
+        return isinstance(decision, Decision) and any(
+            each.protocol == Protocol.HBONE for each in decision.verdict.endpoints
+        )
+
+    def certificate_issued(self, cert_id: int) -> None:
+        """Workers have been sent the certificate: answer what waited for it."""
+        self._retry((certificate_key(cert_id),))
 
     # Upcalls that wait
 
@@ -140,11 +153,17 @@ class Decisions:
             self._watched.waiting.setdefault(key, set()).add(parked)
 
     def _give_up(self, link: WorkerLink, upcall: Upcall) -> None:
+        pod = self.pods.get(upcall.pod_id)
+        lacks_certificate = False
         for waiting in self._all_waiting():
             if waiting.link is link and waiting.upcall.cookie == upcall.cookie:
+                lacks_certificate = pod is not None and certificate_key(pod.cert_id) in waiting.deps
                 self._forget(waiting)
-        pod = self.pods.get(upcall.pod_id)
-        if pod is not None and link.ready:
+        if pod is None or not link.ready:
+            return
+        if lacks_certificate:
+            self._answer(link, upcall, None, patient=False)  # the worker says what it lacks
+        else:
             log.warning("no record of pod %s/%s within %.1f s", pod.namespace, pod.name, self._timeout)
             self._send_verdict(link, timed_out(upcall), self.cache.new_id(), upcall.cookie)
 

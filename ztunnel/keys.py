@@ -50,5 +50,10 @@ def policy_namespace_key(namespace: str) -> Key:
     return ("policy-ns", namespace)
 
 
+def certificate_key(cert_id: int) -> Key:
+    """The first certificate of an identity; only upcalls that wait for it depend on it."""
+    return ("certificate", cert_id)
+
+
 def pod_key(pod_id: int) -> Key:
     return ("pod", pod_id)
