@@ -20,6 +20,7 @@ from meshcore.errors import DeadlineExceeded, MeshError
 
 LIMIT: Final = 60.0  # seconds for one scenario with the preparation of the mesh for it
 _LOG_LINES: Final = 12
+_LOG_READ: Final = 500
 
 
 class Outcome(NamedTuple):
@@ -87,5 +88,7 @@ def _run_one(mesh: Mesh, scenario: Scenario) -> Outcome:
 def _tails(mesh: Mesh, scenario: Scenario, offsets: dict[Path, int]) -> Iterator[tuple[str, list[str]]]:
     for name in scenario.logs:
         path = mesh.log_of(name)
-        if lines := tail(path, offsets.get(path, 0), _LOG_LINES):
-            yield path.stem, lines
+        lines = tail(path, offsets.get(path, 0), _LOG_READ)
+        # What went well says nothing about a failure.
+        if telling := [line for line in lines if "\tinfo\taccess\t" not in line][-_LOG_LINES:]:
+            yield path.stem, telling

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
 
 from ambient.demo.scenarios.base import Scenario
+
+_WIDE: Final = 300  # columns
 
 
 class Reporter:
@@ -19,6 +21,9 @@ class Reporter:
     def __init__(self, *, as_json: bool, verbose: bool) -> None:
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._out = Console(highlight=False)
+        if not self._out.is_terminal:
+            # Without a terminal there is no width to respect: a wrapped table in a CI log cannot be searched.
+            self._out = Console(highlight=False, width=_WIDE)
         self._json = as_json
         self._verbose = verbose
         self._began = time.monotonic()
@@ -54,9 +59,7 @@ class Reporter:
         for scenario, ok, observed, seconds in rows:
             verdict = "[green]pass[/green]" if ok else "[bold red]FAIL[/bold red]"
             table.add_row(verdict, scenario.name, _plain(observed), f"{seconds:.1f}")
-        # Without a terminal there is no width to respect: a wrapped table in a CI log cannot be searched.
-        width = None if self._out.is_terminal else 250
-        self._out.print(table, width=width)
+        self._out.print(table)
         passed = sum(ok for _, ok, _, _ in rows)
         self._out.print(f"{passed} of {len(rows)} scenarios passed in {time.monotonic() - self._began:.0f} s")
 

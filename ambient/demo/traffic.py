@@ -14,7 +14,7 @@ from ambient.demo.processes import Processes, wait_until
 from meshcore.errors import DeadlineExceeded
 
 _LOADGEN: Final = str(Path(__file__).with_name("loadgen.py"))
-_SPLIT: Final = "\n%{http_code} %{exitcode} %{errormsg}"
+_SPLIT: Final = "\n%{http_code} %{exitcode} %{local_port} %{errormsg}"
 
 
 class Reply(NamedTuple):
@@ -24,6 +24,7 @@ class Reply(NamedTuple):
     body: str
     exit_code: int
     error: str
+    local_port: int = 0
 
     @property
     def ok(self) -> bool:
@@ -55,10 +56,10 @@ def curl(processes: Processes, netns: str, url: str, *options: str, timeout: flo
     command = ["curl", "-sS", "--globoff", "--max-time", f"{timeout:g}", "-w", _SPLIT, *options, url]
     done = processes.run(command, netns=netns, timeout=timeout + 5.0)
     body, _, line = done.stdout.rpartition("\n")
-    words = line.split(" ", 2)
-    if len(words) < 2 or not words[0].isdecimal():
+    words = line.split(" ", 3)
+    if len(words) < 4 or not words[0].isdecimal():
         return Reply(0, "", done.returncode, done.stderr.strip() or "curl printed nothing")
-    return Reply(int(words[0]), body, int(words[1]), words[2] if len(words) > 2 else "")
+    return Reply(int(words[0]), body, int(words[1]), words[3], int(words[2]))
 
 
 class LoadResult(NamedTuple):

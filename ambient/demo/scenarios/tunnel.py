@@ -11,15 +11,18 @@ from ambient.demo.handshake import HBONE
 from ambient.demo.mesh import Mesh
 from ambient.demo.scenarios.base import Scenario, marker, require
 from ambient.demo.topology import FRONTEND, HTTP, NODE_LINK, OUTSIDER, WEB_1, WEB_2, Pod
+from ambient.demo.traffic import Reply
 
 
-def _logged_pair(mesh: Mesh, source: Pod, target: Pod, offsets: dict[str, int]) -> tuple[LogLine, LogLine]:
-    """The access-log lines of both ends of one request from `source` to nginx of `target`."""
+def _logged_pair(
+    mesh: Mesh, source: Pod, target: Pod, offsets: dict[str, int], reply: Reply
+) -> tuple[LogLine, LogLine]:
+    """The access-log lines of both ends of the request from `source` to nginx of `target` that got `reply`."""
     authority = f"{target.ip}:{HTTP}"
     outbound = mesh.await_access(
         mesh.node_ztunnel(source),
         offsets[source.node],
-        lambda line: line["direction"] == "outbound" and line["dst.hbone_addr"] == authority,
+        lambda line: line["dst.hbone_addr"] == authority and line["src.addr"] == f"{source.ip}:{reply.local_port}",
         f"an outbound connection to {authority}",
     )
     inbound = mesh.await_access(
@@ -67,7 +70,7 @@ def identities_verified(mesh: Mesh) -> str:
     offsets = _offsets(mesh)
     reply = mesh.curl(FRONTEND, f"http://{WEB_2.ip}:{HTTP}/{marker()}")
     require(reply.ok, f"frontend -> web-2: {reply}")
-    _require_identities(_logged_pair(mesh, FRONTEND, WEB_2, offsets), FRONTEND, WEB_2)
+    _require_identities(_logged_pair(mesh, FRONTEND, WEB_2, offsets, reply), FRONTEND, WEB_2)
     shown = mesh.shake(OUTSIDER, WEB_2)
     require(shown.san == WEB_2.spiffe, f"port {HBONE} of web-2 shows a certificate for {shown.san}")
     require(shown.verified, f"the certificate of web-2 does not verify against the root of the mesh: {shown}")
@@ -90,8 +93,10 @@ def impostor_refused(mesh: Mesh) -> str:
     require(reply.status == 0, f"the impostor answered: {reply}")
     dialled = [stream for stream in capture.seen.streams if stream.target == (OUTSIDER.ip, HBONE) and stream.data]
     require(dialled, f"{reply}, but nobody began a handshake with port {HBONE} of the impostor")
-    clear = [stream for stream in capture.seen.streams if stream.target.ip == OUTSIDER.ip and stream not in dialled]
-    require(not any(stream.data for stream in clear), f"{reply}, but then it was tried in clear: {clear[0]}")
+    clear = [
+        each for each in capture.seen.streams if each.target.ip == OUTSIDER.ip and each not in dialled and each.data
+    ]
+    require(not clear, f"{reply}, but then it was tried in clear: {', '.join(map(str, clear))}")
     require(not capture.seen.holding(text.encode()), "the impostor got the request in clear")
     return f"{reply}; ztunnel-1: {line['error']}; no attempt in clear"
 
@@ -140,7 +145,7 @@ def client_address_kept(mesh: Mesh) -> str:
         reply = mesh.curl(FRONTEND, f"http://{target.ip}:{HTTP}/{marker()}")
         require(reply.ok, f"frontend -> {target.name}: {reply}")
         require(reply.client == FRONTEND.ip, f"nginx of {target.name} saw the client as {reply.client}")
-        _logged_pair(mesh, FRONTEND, target, offsets)
+        _logged_pair(mesh, FRONTEND, target, offsets, reply)
         observed.append(f"nginx of {target.name} ({target.node}) saw {reply.client}")
     return "; ".join(observed) + ", the address of frontend"
 
@@ -151,7 +156,7 @@ def same_node(mesh: Mesh) -> str:
     with Capture(mesh.net.path("node-1"), NODE_LINK) as capture:
         reply = mesh.curl(FRONTEND, f"http://{WEB_1.ip}:{HTTP}/{text}")
     require(reply.ok and reply.pod == WEB_1.name, f"frontend -> web-1: {reply}")
-    _require_identities(_logged_pair(mesh, FRONTEND, WEB_1, offsets), FRONTEND, WEB_1)
+    _require_identities(_logged_pair(mesh, FRONTEND, WEB_1, offsets, reply), FRONTEND, WEB_1)
     strays = capture.seen.between(FRONTEND.ip, WEB_1.ip)
     require(not strays, f"{reply}, but it crossed the node link: {', '.join(map(str, strays))}")
     return f"{reply} from web-1 on the same node; both identities logged by ztunnel-1, nothing on the node link"
