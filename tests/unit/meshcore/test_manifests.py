@@ -25,6 +25,7 @@ from meshcore.manifests import (
     write_atomic,
     write_status,
 )
+from tests.fuzz.fuzz_manifests import SEEDS, fuzz_one
 
 POD = """apiVersion: v1
 kind: Pod
@@ -340,3 +341,8 @@ def test_merge_changes_neither_argument() -> None:
     assert merged["metadata"]["annotations"] == {"x": "1", "y": "2"}
     assert merged["status"] == {"a": 1, "b": 2}
     assert obj == {"metadata": {"name": "a", "annotations": {"x": "1"}}, "status": {"a": 1}}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_fuzz_seeds(seed: bytes) -> None:
+    fuzz_one(seed)
