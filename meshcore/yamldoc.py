@@ -114,7 +114,7 @@ def _build(
     root: Any = None
     first = -1
     for event in events:
-        line = event.start_mark.line
+        line = event.start_mark.line if event.start_mark is not None else 0
         if isinstance(event, yaml.DocumentEndEvent):
             return root, max(first, 0), line
         if isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
@@ -161,7 +161,7 @@ def _value(event: yaml.Event, depth: int, count: int, line: int) -> Any:
         raise YamlError(f"more than {MAX_NODES} values in one file: split it", line + 1)
     if depth >= MAX_DEPTH:
         raise YamlError(f"nested deeper than {MAX_DEPTH} levels", line + 1)
-    tag = event.tag
+    tag: str | None = getattr(event, "tag", None)
     if tag is not None and tag not in _TAGS and tag != "!":
         raise YamlError(f"tag {tag}: custom tags are not supported", line + 1)
     if isinstance(event, yaml.ScalarEvent):
