@@ -15,7 +15,7 @@ from meshcore.h2out cimport (h2_add, h2_consumed, h2_data_head, h2_find, h2_head
 from meshcore.h2types cimport *
 from meshcore.nghttp2 cimport NGHTTP2_NV_FLAG_NONE, nghttp2_nv
 
-Event = namedtuple("Event", ("kind", "stream", "value", "data"))
+Event = namedtuple("Event", ("kind", "stream", "value", "data"), module="meshcore.h2probe")
 
 cdef enum:
     FIELDS_MAX = 32
@@ -31,7 +31,7 @@ cdef enum event_kind:
     E_GOAWAY = 6
     E_PONG = 7
 
-KINDS = ("stream", "header", "headers", "data", "reset", "window", "goaway", "pong")
+_KINDS = ("stream", "header", "headers", "data", "reset", "window", "goaway", "pong")
 
 cdef struct log_t:               # 0 <= size <= cap
     uint8_t *data
@@ -213,7 +213,7 @@ cdef class H2Probe:
         while at < self.probe.events.size:
             memcpy(&head, self.probe.events.data + at, sizeof(head))
             at += sizeof(head)
-            events.append(Event(KINDS[head.kind], head.stream, head.value, self.probe.events.data[at:at + head.size]))
+            events.append(Event(_KINDS[head.kind], head.stream, head.value, self.probe.events.data[at:at + head.size]))
             at += head.size
         self.probe.events.size = 0
         return events
