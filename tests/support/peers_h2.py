@@ -157,7 +157,7 @@ class HboneServer:
         self.answer: Answer = accept
         self.echo = True
         self.consume = True
-        self.settings: dict[int, int] = {
+        self.settings: dict[h2.settings.SettingCodes, int] = {
             h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS: 200,
             h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 1 << 20,
         }
