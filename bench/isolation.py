@@ -1,0 +1,64 @@
+"""Network, process and mount namespaces of the bench's own, so that nothing it starts can outlive it.
+
+The launcher stays outside: it starts the bench again inside, where the bench is the first process of its process
+namespace. When that one ends, or the launcher is killed, the kernel ends all the rest.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import Final
+
+from bench import config
+from bench.errors import BenchError
+
+_END_WAIT: Final = 15.0  # seconds for the bench inside to take down its subjects
+
+
+def run_inside(arguments: Sequence[str]) -> int:
+    """Run this bench again with these arguments in namespaces of its own -> its exit status."""
+    user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+    unshare = [config.tool("unshare"), *user, "--net", "--pid", "--mount-proc", "--fork", "--kill-child=KILL"]
+    _require(unshare)
+    command = [config.tool("setpriv"), "--pdeathsig", "KILL", *unshare, sys.executable, "-P", "-m", "bench"]
+    process = subprocess.Popen([*command, *arguments], env=config.inside_environment(), cwd=config.ROOT)
+
+    def stop(number: int, _: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        # The terminal sent it to the bench inside as well, which is ending its subjects.
+        try:
+            process.wait(_END_WAIT)
+        except subprocess.TimeoutExpired:
+            print("bench: not ended in time, killing it", file=sys.stderr)
+        return 128 + signal.SIGINT
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait(_END_WAIT)
+
+
+def _require(unshare: list[str]) -> None:
+    tried = subprocess.run([*unshare, "true"], capture_output=True, text=True, timeout=_END_WAIT, check=False)
+    if tried.returncode:
+        raise BenchError(f"the bench needs root, or user namespaces: {tried.stderr.strip() or 'unshare failed'}")
+
+
+def prepare() -> None:
+    """Inside: loopback up, and enough ports for a connection per request."""
+    ip = subprocess.run(
+        [config.tool("ip"), "link", "set", "lo", "up"], capture_output=True, text=True, timeout=10, check=False
+    )
+    if ip.returncode:
+        raise BenchError(f"the loopback interface cannot be set up: {ip.stderr.strip()}")
+    with open("/proc/sys/net/ipv4/ip_local_port_range", "w") as file:  # noqa: PTH123 - procfs, one write
+        file.write("23000 65535")
