@@ -5,20 +5,24 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Any, Final
 
 from ambient.demo import manifests
+from ambient.demo.admin import access_lines, log_size
 from ambient.demo.errors import CheckFailed
 from ambient.demo.mesh import Mesh
 from ambient.demo.processes import wait_until
 from ambient.demo.scenarios.base import Scenario, ms, require
 from ambient.demo.topology import BATCH, FRONTEND, HTTP, NODES, OUTSIDER, WEB_2
 from ambient.demo.traffic import LoadResult
+from meshcore.errors import DeadlineExceeded
 
 _RATE: Final = 100.0  # new connections a second
 _BACK_WITHIN: Final = 5.0  # seconds until a killed worker must have been replaced
 _DRAIN: Final = 12.0  # seconds until a ztunnel that got SIGTERM must have ended; its own deadline is 5 s
 _ROTATION: Final = 25.0  # seconds; certificates of node-2 live for 30 s and are renewed at half of that
+_LOGGED_WITHIN: Final = 5.0  # seconds; workers write their lines in batches
 _OUTAGE_ANSWERS: Final = 150
 
 
@@ -26,8 +30,26 @@ def _summary(result: LoadResult) -> str:
     return f"{result.ok} new connections answered, {result.kinds()}, slowest {ms(result.slowest)}"
 
 
+def _require_tunnelled(mesh: Mesh, offsets: dict[Path, int], count: int) -> None:
+    """At least `count` connections of frontend to web-2 must have been logged as HBONE, by whichever ztunnel."""
+
+    def logged() -> int:
+        lines = [line for path in mesh.logs.glob("ztunnel-*.log") for line in access_lines(path, offsets.get(path, 0))]
+        return sum(line["src.workload"] == FRONTEND.name and line["dst.hbone_addr"] != "" for line in lines)
+
+    try:
+        wait_until(lambda: logged() >= count, "the access log", _LOGGED_WITHIN, every=0.2)
+    except DeadlineExceeded:
+        raise CheckFailed(f"of {count} connections only {logged()} went over HBONE") from None
+
+
+def _log_sizes(mesh: Mesh) -> dict[Path, int]:
+    return {path: log_size(path) for path in mesh.logs.iterdir()}
+
+
 def worker_killed(mesh: Mesh) -> str:
     observed = []
+    sizes = _log_sizes(mesh)
     with mesh.load(FRONTEND, WEB_2.ip, HTTP, rate=_RATE) as load:
         for name in mesh.ztunnels.values():
             control = mesh.process(name)
@@ -50,6 +72,7 @@ def worker_killed(mesh: Mesh) -> str:
     # What the killed worker had in hand is lost with it. A connection that began afterwards must not be.
     refused = {kind: count for kind, count in result.failed.items() if kind not in {"reset", "closed"}}
     require(not refused, f"{'; '.join(observed)}; {_summary(result)}")
+    _require_tunnelled(mesh, sizes, result.ok // 2)  # a killed worker takes its unwritten lines with it
     in_hand = result.failures
     require(in_hand <= 0.2 * _RATE, f"{'; '.join(observed)}; {_summary(result)}: more than a worker has in hand")
     lost = f"{in_hand} in its hands lost" if in_hand else "none lost"
@@ -60,6 +83,7 @@ def worker_killed(mesh: Mesh) -> str:
 
 def upgraded(mesh: Mesh) -> str:
     observed = []
+    sizes = _log_sizes(mesh)
     with mesh.load(FRONTEND, WEB_2.ip, HTTP, rate=_RATE) as load:
         for node in NODES:
             old = mesh.ztunnels[node.name]
@@ -78,6 +102,7 @@ def upgraded(mesh: Mesh) -> str:
             observed.append(f"{old} -> {new}, drained in {time.monotonic() - began:.1f} s")
     result = load.result
     require(not result.failures, f"{', '.join(observed)}; {_summary(result)}")
+    _require_tunnelled(mesh, sizes, result.ok)
     return f"{', '.join(observed)}; {_summary(result)}"
 
 

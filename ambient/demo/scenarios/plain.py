@@ -60,6 +60,8 @@ def enrolled_without_restart(mesh: Mesh) -> str:
 def un_enrolled(mesh: Mesh) -> str:
     nginx = mesh.process(f"nginx-{WEB_2.name}")
     before = (nginx.pid, nginx.started)
+    first, clear = request_in_clear(mesh)
+    require(not clear, f"{first} before, and already in clear on the node link")
     began = time.monotonic()
     mesh.enrol(False)
     took = time.monotonic() - began

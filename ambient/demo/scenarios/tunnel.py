@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
 
 from ambient.demo.admin import LogLine, log_size
 from ambient.demo.capture import Capture
 from ambient.demo.handshake import HBONE
 from ambient.demo.mesh import Mesh
+from ambient.demo.processes import wait_until
 from ambient.demo.scenarios.base import Scenario, marker, require
-from ambient.demo.topology import FRONTEND, HTTP, NODE_LINK, OUTSIDER, WEB_1, WEB_2, Pod
+from ambient.demo.topology import BATCH, FRONTEND, HTTP, NODE_LINK, OUTSIDER, WEB_1, WEB_2, Pod
 from ambient.demo.traffic import Reply
+
+_IMPOSTOR_TIMEOUT: Final = 3.0  # seconds
+_CURVE: Final = "ec_paramgen_curve:P-256"
+_S_SERVER: Final = ("openssl", "s_server", "-rev", "-tls1_3", "-alpn", "h2")
+_ACCEPTED: Final = b"CONNECTION ESTABLISHED"  # what s_server prints after a whole handshake
 
 
 def _logged_pair(
@@ -82,28 +91,60 @@ def identities_verified(mesh: Mesh) -> str:
     )
 
 
+class Impostor(NamedTuple):
+    """A server at the address of outsider with a certificate for `identity`, by the mesh's CA or by its own."""
+
+    what: str
+    identity: str
+    by_mesh_ca: bool
+    refused: bool = True
+
+
+_IMPOSTORS: Final = (
+    Impostor("right name, foreign CA", OUTSIDER.spiffe, by_mesh_ca=False),
+    Impostor("wrong name, mesh CA", BATCH.spiffe, by_mesh_ca=True),
+    # Without this one a refusal could have any other reason.
+    Impostor("right name, mesh CA", OUTSIDER.spiffe, by_mesh_ca=True, refused=False),
+)
+
+
 def impostor_refused(mesh: Mesh) -> str:
-    """A server that shows the right name in a certificate of another CA must get nothing, in clear neither."""
+    """A server whose certificate does not prove the expected identity gets nothing, in clear neither."""
+    mesh.write_pod(OUTSIDER, claims_hbone=True)
+    try:
+        mesh.await_protocol(OUTSIDER, "HBONE")
+        observed = [_try_impostor(mesh, each) for each in _IMPOSTORS]
+    finally:
+        mesh.write_pod(OUTSIDER)
+        mesh.await_protocol(OUTSIDER, "TCP")
+    return "; ".join(observed)
+
+
+def _try_impostor(mesh: Mesh, impostor: Impostor) -> str:
     text = marker()
-    with _impostor(mesh):
+    with _serving(mesh, impostor) as log:
         offset = log_size(mesh.log_of("ztunnel-1"))
         with Capture(mesh.net.path(OUTSIDER.name), "eth0") as capture:
-            reply = mesh.curl(FRONTEND, f"http://{OUTSIDER.ip}:{HTTP}/{text}")
-        line = mesh.await_access("ztunnel-1", offset, lambda entry: bool(entry["error"]), "the refusal")
-    require(reply.status == 0, f"the impostor answered: {reply}")
-    dialled = [stream for stream in capture.seen.streams if stream.target == (OUTSIDER.ip, HBONE) and stream.data]
-    require(dialled, f"{reply}, but nobody began a handshake with port {HBONE} of the impostor")
-    clear = [
-        each for each in capture.seen.streams if each.target.ip == OUTSIDER.ip and each not in dialled and each.data
-    ]
-    require(not clear, f"{reply}, but then it was tried in clear: {', '.join(map(str, clear))}")
-    require(not capture.seen.holding(text.encode()), "the impostor got the request in clear")
-    return f"{reply}; ztunnel-1: {line['error']}; no attempt in clear"
+            reply = mesh.curl(FRONTEND, f"http://{OUTSIDER.ip}:{HTTP}/{text}", timeout=_IMPOSTOR_TIMEOUT)
+        line = mesh.await_access(
+            "ztunnel-1", offset, lambda each: each["src.addr"] == f"{FRONTEND.ip}:{reply.local_port}", "the request"
+        )
+        accepted = _ACCEPTED in log.read_bytes()
+    require(reply.status == 0, f"{impostor.what}: it answered: {reply}")
+    streams = [each for each in capture.seen.streams if each.target.ip == OUTSIDER.ip and each.data]
+    clear = [each for each in streams if each.target.port != HBONE or each.tls_records is None]
+    require(not clear, f"{impostor.what}: {reply}, and something was sent in clear: {', '.join(map(str, clear))}")
+    require(streams, f"{impostor.what}: {reply}, but nobody began a handshake with port {HBONE}")
+    require(
+        accepted != impostor.refused,
+        f"{impostor.what}: ztunnel-1 {'talks to' if accepted else 'refuses'} it: {line['error'] or reply}",
+    )
+    return f"{impostor.what}: {'refused: ' + line['error'] if impostor.refused else 'accepted'}"
 
 
 @contextlib.contextmanager
-def _impostor(mesh: Mesh) -> Iterator[None]:
-    """Outsider claims to be a member, and serves its HBONE port with a self-signed certificate for its own name."""
+def _serving(mesh: Mesh, impostor: Impostor) -> Iterator[Path]:
+    """Run `openssl s_server` as this impostor -> its log, with what clients send."""
     directory = mesh.app_dir(OUTSIDER)
     directory.mkdir(exist_ok=True)
     key, certificate = str(directory / "key.pem"), str(directory / "cert.pem")
@@ -119,23 +160,38 @@ def _impostor(mesh: Mesh) -> Iterator[None]:
         "-days",
         "1",
     ]
-    subject = ["-subj", "/CN=impostor", "-addext", f"subjectAltName=URI:{OUTSIDER.spiffe}"]
+    subject = ["-subj", "/CN=impostor", "-addext", f"subjectAltName=URI:{impostor.identity}"]
+    if impostor.by_mesh_ca:
+        authority = mesh.run_dir / "istiod"
+        subject += ["-CA", str(authority / "ca-cert.pem"), "-CAkey", str(authority / "ca-key.pem")]
+        subject += ["-addext", "basicConstraints=critical,CA:FALSE"]
     made = mesh.processes.run([*request, *subject, "-keyout", key, "-out", certificate])
     require(made.returncode == 0, f"openssl made no certificate: {made.stderr.strip()}")
+    name = f"impostor-{secrets.token_hex(2)}"
     server = mesh.processes.start(
-        "impostor",
-        ["openssl", "s_server", "-accept", str(HBONE), "-cert", certificate, "-key", key, "-tls1_3", "-alpn", "h2"],
+        name,
+        [
+            "openssl",
+            "s_server",
+            "-rev",
+            "-accept",
+            str(HBONE),
+            "-cert",
+            certificate,
+            "-key",
+            key,
+            "-tls1_3",
+            "-alpn",
+            "h2",
+        ],
         netns=mesh.net.path(OUTSIDER.name),
     )
     try:
-        mesh.write_pod(OUTSIDER, claims_hbone=True)
-        mesh.await_protocol(OUTSIDER, "HBONE")
-        yield
+        wait_until(lambda: b"ACCEPT" in server.log.read_bytes(), "openssl s_server to listen", 5.0)
+        yield server.log
     finally:
         server.stop()
-        mesh.processes.forget(server.name)
-        mesh.write_pod(OUTSIDER)
-        mesh.await_protocol(OUTSIDER, "TCP")
+        mesh.processes.forget(name)
 
 
 def client_address_kept(mesh: Mesh) -> str:
@@ -165,7 +221,7 @@ def same_node(mesh: Mesh) -> str:
 SCENARIOS = (
     Scenario("tls-only", "Nothing but TLS between the nodes", only_tls_on_the_link),
     Scenario("identities", "Both SPIFFE identities verified", identities_verified),
-    Scenario("impostor", "A server with a foreign certificate gets nothing", impostor_refused, logs=("ztunnel-1",)),
+    Scenario("impostor", "A server that cannot prove its identity gets nothing", impostor_refused, logs=("ztunnel-1",)),
     Scenario("client-address", "The application sees the client's own address", client_address_kept),
     Scenario("same-node", "Two pods of one node", same_node, logs=("ztunnel-1",)),
 )
