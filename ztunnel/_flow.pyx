@@ -7,7 +7,7 @@ from meshcore cimport linux
 from meshcore.flowtable cimport flowtable_free_if_idle, link_add, link_del, link_init
 from meshcore.h2out cimport h2_consumed, h2_data_head, h2_headers, h2_remove, h2_reset
 from meshcore.h2types cimport *
-from meshcore.linux cimport EAGAIN, EINTR, SHUT_WR, iovec, writev
+from meshcore.linux cimport EAGAIN, EINTR, MSG_DONTWAIT, MSG_PEEK, SHUT_WR, iovec, writev
 from meshcore.nghttp2 cimport NGHTTP2_NV_FLAG_NONE, nghttp2_nv
 from meshcore.pool cimport queue_append, queue_clear, queue_write
 from meshcore.records cimport *
@@ -267,6 +267,15 @@ cdef void app_lost(worker_t *w, flow_t *flow) noexcept nogil:
     flow_end(w, flow)
 
 
+cdef bint at_end(worker_t *w, flow_t *flow) noexcept nogil:
+    """Has the application ended with nothing left to read? Its END_STREAM needs no window (RFC 9113 section 6.9.1)."""
+    cdef uint8_t byte = 0
+    if not flow.app.ready & R_HUP:
+        return False
+    w.page[PC_READ] += 1
+    return linux.recv(flow.app.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0
+
+
 cdef void pump_up(worker_t *w, flow_t *flow) noexcept nogil:
     cdef tunnel_t *tunnel = flow.tunnel
     cdef uint32_t budget = QUANTUM, room = 0, most, asked
@@ -275,7 +284,12 @@ cdef void pump_up(worker_t *w, flow_t *flow) noexcept nogil:
     if flow.bits & B_UP_DONE or flow.wait_link.next is not NULL:
         return
     while flow.app.ready & (R_IN | R_HUP):
-        if tunnel.broken is not NULL or flow.stream.send_window <= 0:
+        if tunnel.broken is not NULL:
+            return
+        if window(flow) == 0 and at_end(w, flow):
+            up_done(w, flow)
+            return
+        if flow.stream.send_window <= 0:
             return               # on_window of the stream calls again
         if tunnel_congested(w, tunnel) or tunnel.h2.send_window <= 0:
             link_add(&tunnel.blocked, &flow.wait_link)
