@@ -25,9 +25,12 @@ class Worker:
         self.labels: set[int] = set()
         self.sans: set[int] = set()
         self.records: list[bytes] = []
+        self.answered = asyncio.Event()
 
     def send(self, record: bytes) -> None:
         self.records.append(record)
+        if record[0] == Rec.VERDICT:
+            self.answered.set()
 
     @property
     def verdicts(self) -> int:
@@ -112,8 +115,7 @@ def test_the_wait_ends_before_the_worker_s() -> None:
     async def check(node: Node) -> None:
         node.ask(SERVER)
         began = asyncio.get_running_loop().time()
-        while not node.worker.verdicts:
-            await asyncio.sleep(0.01)
+        await node.worker.answered.wait()
         assert asyncio.get_running_loop().time() - began < UPCALL_TIMEOUT
 
     run(check)
