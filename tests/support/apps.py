@@ -6,6 +6,7 @@ import contextlib
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
@@ -50,6 +51,12 @@ def read_exactly(sock: socket.socket, size: int) -> bytes:
             raise AssertionError(f"the connection ended after {len(data)} of {size} bytes")
         data += piece
     return bytes(data)
+
+
+def silent(sock: socket.socket) -> None:
+    """Neither read nor write; App.close() ends it."""
+    while sock.fileno() >= 0:
+        time.sleep(0.01)
 
 
 class App:
