@@ -26,7 +26,7 @@ def run_inside(arguments: Sequence[str]) -> int:
     unshare = [config.tool("unshare"), *user, "--net", "--pid", "--mount-proc", "--fork", "--kill-child=KILL"]
     _require(unshare)
     command = [config.tool("setpriv"), "--pdeathsig", "KILL", *unshare, sys.executable, "-P", "-m", "bench"]
-    process = subprocess.Popen([*command, *arguments], env=config.inside_environment(), cwd=config.ROOT)
+    process = subprocess.Popen([*command, *arguments], env=config.inside_environment())
 
     def stop(number: int, _: FrameType | None) -> None:
         raise SystemExit(128 + number)
