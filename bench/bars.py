@@ -227,8 +227,8 @@ def _flow_miss(context: Context) -> list[Row]:
             None,
             "P99 <= 1 ms",
             found.miss_p99 <= 1000,
-            f"connect to verdict, P50 {found.miss_p50:.0f} us; known destination {found.hit_p50:.0f}, P99 {found.hit_p99:.0f} us; "
-            f"{found.samples} misses{noise}",
+            f"connect to verdict, P50 {found.miss_p50:.0f} us; known destination {found.hit_p50:.0f}, "
+            f"P99 {found.hit_p99:.0f} us; {found.samples} misses{noise}",
         )
     ]
 

@@ -161,5 +161,11 @@ def flow_miss(port: int, meter: Meter, *, quick: bool) -> Verdicts:
     found = load.run_program("verdicts", port, config.MISS_RATE, seconds, seconds=seconds)
     foreign = meter.stop().foreign
     hit, miss = sorted(found["hit_us"]), sorted(found["miss_us"])
-    shares = [percentile(times, share) for times in (hit, miss) for share in (0.5, 0.99)]
-    return Verdicts(*shares, len(miss), foreign)
+    return Verdicts(
+        percentile(hit, 0.5),
+        percentile(hit, 0.99),
+        percentile(miss, 0.5),
+        percentile(miss, 0.99),
+        len(miss),
+        foreign,
+    )
