@@ -82,8 +82,17 @@ def run_program(name: str, *arguments: object, seconds: float) -> dict[str, Any]
 
 def constant(address: Address, seconds: float, during: During = None) -> Outcome:
     """1,000 requests/s, evenly spaced, on 16 connections that stay open; latency counts from when each was due."""
-    arguments = (address.host, address.port, config.RATE, config.RATE_CONNECTIONS, seconds, config.BODY_BYTES)
-    found = json.loads(_run(program("openloop", *arguments), seconds, during))
+    return _constant([], address, "/1k", seconds, during)
+
+
+def constant_in(netns: str, address: Address, path: str, seconds: float, during: During = None) -> Outcome:
+    """The same from inside a network namespace, for a page of the same size."""
+    return _constant([config.tool("nsenter"), f"--net={netns}", "--"], address, path, seconds, during)
+
+
+def _constant(enter: list[str], address: Address, path: str, seconds: float, during: During) -> Outcome:
+    arguments = (address.host, address.port, path, config.RATE, config.RATE_CONNECTIONS, seconds, config.BODY_BYTES)
+    found = json.loads(_run([*enter, *program("openloop", *arguments)], seconds, during))
     ordered = sorted(found["latencies_us"])
     if not ordered:
         raise BenchError(f"no request to {address.host}:{address.port} was answered")

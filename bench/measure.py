@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import resource
 import statistics
 import time
@@ -15,6 +16,7 @@ from typing import Any, Final, NamedTuple
 from bench.errors import BenchError
 
 _BUSY: Final = (0, 1, 2, 5, 6, 7)  # user, nice, system, irq, softirq, steal of /proc/stat
+_HEAD: Final = re.compile(r"[0-9a-f]+-[0-9a-f]+ ")  # first line of a mapping in smaps
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 
@@ -49,17 +51,48 @@ def memory(pids: Iterable[int]) -> Memory:
     """Memory of the processes together, from smaps_rollup."""
     pss = private = 0
     for pid in pids:
+        held = _rollup(pid)
+        pss += held["Pss"]
+        private += held["Private_Clean"] + held["Private_Dirty"]
+    return Memory(pss * 1024, private * 1024)
+
+
+def _rollup(pid: int) -> dict[str, int]:
+    """smaps_rollup of a process, KiB by name."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+    except OSError as error:
+        raise BenchError(f"memory of process {pid} cannot be read: {error.strerror}") from error
+    return {name: int(value.split()[0]) for name, _, value in (line.partition(":") for line in lines)}
+
+
+def memory_alone(pids: Iterable[int]) -> int:
+    """Bytes the processes would hold on a machine where nobody else maps their files: PSS, with each file page whole.
+
+    A page of a file counts once, by the process that has most of that mapping. Anonymous pages are shared with
+    relatives by fork only, so their proportional share is exact.
+    """
+    files: dict[tuple[str, str, str], int] = {}
+    total = 0
+    for pid in pids:
+        total += sum(_rollup(pid).get(name, 0) for name in ("Pss_Anon", "Pss_Shmem"))
+        mapping = ("", "", "")
         try:
-            text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+            lines = Path(f"/proc/{pid}/smaps").read_text().splitlines()
         except OSError as error:
             raise BenchError(f"memory of process {pid} cannot be read: {error.strerror}") from error
-        for line in text.splitlines()[1:]:
+        resident = 0
+        for line in lines:
             name, _, value = line.partition(":")
-            if name == "Pss":
-                pss += int(value.split()[0])
-            elif name in {"Private_Clean", "Private_Dirty"}:
-                private += int(value.split()[0])
-    return Memory(pss * 1024, private * 1024)
+            if name == "Rss":
+                resident = int(value.split()[0])
+            elif name == "Anonymous" and mapping[2] not in {"", "0"}:
+                # A private mapping of a file: pages that were written to are anonymous, and counted above.
+                files[mapping] = max(files.get(mapping, 0), resident - int(value.split()[0]))
+            elif _HEAD.match(line):
+                fields = line.split(maxsplit=5)
+                mapping = (fields[3], fields[2], fields[4])
+    return (total + sum(files.values())) * 1024
 
 
 def children(pid: int) -> list[int]:

@@ -1,8 +1,8 @@
 """An open-loop HTTP/1.1 load: requests at a constant rate, evenly spaced, whatever the answers do.
 
-Run as `python -I -S openloop.py HOST PORT RATE CONNECTIONS SECONDS BODY_BYTES`; prints one JSON object. Latency counts
-from the moment a request was due, so a stalled proxy pays for what it delayed. A request that finds every connection
-busy waits for the next free one. Only `select` has microseconds in Python 3.11, and 16 connections are few.
+Run as `python -I -S openloop.py HOST PORT PATH RATE CONNECTIONS SECONDS BODY_BYTES`; prints one JSON object. Latency
+counts from the moment a request was due, so a stalled proxy pays for what it delayed. A request that finds every
+connection busy waits for the next free one. Only `select` has microseconds in Python 3.11, and 16 connections are few.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def expected_length(head: bytes, body_bytes: int) -> int | None:
     return end + 4 + body_bytes
 
 
-def main(host: str, port: int, rate: float, connections: int, seconds: float, body_bytes: int) -> None:
-    request = f"GET /1k HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+def main(host: str, port: int, path: str, rate: float, connections: int, seconds: float, body_bytes: int) -> None:
+    request = f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
     socks = [socket.create_connection((host, port), 5) for _ in range(connections)]
     free = deque(socks)
     began: dict[socket.socket, float] = {}
@@ -87,4 +87,5 @@ def main(host: str, port: int, rate: float, connections: int, seconds: float, bo
     print(json.dumps({"requests": len(micros), "errors": errors, "seconds": elapsed, "latencies_us": micros}))
 
 
-main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5]), int(sys.argv[6]))
+host, port, path, rate, connections, seconds, body_bytes = sys.argv[1:]
+main(host, int(port), path, float(rate), int(connections), float(seconds), int(body_bytes))
