@@ -54,7 +54,7 @@ class FlowDumps:
                     await self._done.wait()
             except TimeoutError:
                 self._waiting.clear()
-            return self._flows
+            return sorted(self._flows)
 
     def record(self, link: WorkerLink, kind: Rec, record: bytes) -> None:
         """A DUMP_FLOW or DUMP_END; late ones are dropped."""

@@ -42,7 +42,8 @@ def main(fd: int, root: str, module: str) -> int:
                 index, pid = children.pop(ready)
                 posix.close(ready)
                 _, status = posix.waitpid(pid, 0)
-                control.send(REPLY.pack(index, pid, ENDED, status))
+                if not report(control, REPLY.pack(index, pid, ENDED, status)):
+                    return 0
                 continue
             request = receive(control)
             if request is None:
@@ -56,12 +57,25 @@ def main(fd: int, root: str, module: str) -> int:
             pidfd = posix.pidfd_open(pid, 0)
             children[pidfd] = (index, pid)
             poll.register(pidfd, select.POLLIN)
-            control.send(REPLY.pack(index, pid, STARTED, 0))
+            if not report(control, REPLY.pack(index, pid, STARTED, 0)):
+                return 0
+
+
+def report(control: _socket.socket, record: bytes) -> bool:
+    """Send to the control process; False when it is gone."""
+    try:
+        control.send(record)
+    except OSError:
+        return False
+    return True
 
 
 def receive(control: _socket.socket) -> tuple[int, int, int] | None:
     """-> (index, control socket, page); None when the control process is gone."""
-    data, ancillary, _, _ = control.recvmsg(REQUEST.size, SCM_SPACE, _socket.MSG_CMSG_CLOEXEC)
+    try:
+        data, ancillary, _, _ = control.recvmsg(REQUEST.size, SCM_SPACE, _socket.MSG_CMSG_CLOEXEC)
+    except OSError:  # it died with replies of ours unread
+        return None
     if not data:
         return None
     (index,) = REQUEST.unpack(data)

@@ -1,7 +1,8 @@
 """A worker in plain Python: speaks the records, moves no bytes. Started by the real zygote in place of the real one.
 
 It says HELLO, keeps what it was told, answers POD_ADD with POD_READY, DRAIN with DRAINED and DUMP with one flow, and
-writes its counters. A SANS record tells it what else to do: see `_command`.
+writes its counters. A SANS record tells it what else to do: see `_command`; `tell` makes it
+list what it heard in the text of a CERT_ERROR.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class Worker:
         self._cells = memoryview(self._map).cast("Q")
         self._index = index
         self._fds: list[int] = []
+        self._heard: list[str] = []
 
     def run(self) -> int:
         self._cells[PageCell.PID] = os.getpid()
@@ -45,6 +47,11 @@ class Worker:
             self._take(kind, record)
 
     def _take(self, kind: Rec, record: bytes) -> None:
+        text = kind.name
+        if kind is Rec.VERDICT:
+            fields = records.VERDICT.unpack_from(record)
+            text += f":{fields[3]}:{records.Action(fields[10]).name}"  # cookie and action
+        self._heard.append(text)
         if kind is Rec.POD_ADD:
             pod_id = records.POD_ADD.unpack_from(record)[3]
             self._sock.send(_head(Rec.POD_READY, struct.pack("=II", pod_id, 0)))
@@ -67,6 +74,15 @@ class Worker:
                 time.sleep(3600)
             case ["garbage"]:
                 self._sock.send(b"garbage")
+            case ["tell"]:
+                body = struct.pack("=4I", 0, 0, 0, 0) + " ".join(self._heard).encode()
+                self._sock.send(_head(Rec.CERT_ERROR, body))
+            case ["upcall", cookie, pod_id, src, dst, port]:
+                ips = [records.pack_ip(socket.inet_aton(each)) for each in (src, dst, "0.0.0.0")]
+                fields = (int(cookie), int(pod_id), 4000, int(port), *ips, records.Direction.OUTBOUND, 0)
+                size = records.UPCALL.size
+                head = (Rec.UPCALL, records.RECORDS_VERSION, size)
+                self._sock.send(records.UPCALL.pack(*head, *fields, 0, 0, 0, 0, 0, 0))
             case ["count", slot, cell, number]:
                 start = (records.PAGE_BYTES + int(slot) * records.SLOT_BYTES) // 8
                 self._cells[start + int(cell)] += int(number)
