@@ -116,6 +116,7 @@ class Certificates:
         self.bundles: dict[int, str] = {}
         """Bundle id -> PEM of the trust anchors; ids are never used again."""
         self._bundle_ids: dict[str, int] = {}
+        self._roots: dict[str, tuple[x509.Certificate, ...]] = {}
         self._signer = signer
         self._make_keys = make_keys
         self._own_uri = own_uri
@@ -248,7 +249,9 @@ class Certificates:
     def _accept(self, entry: Entry, answer: list[str], key_pem: bytes) -> Issued:
         """Check what istiod sent. Raises CertificateError."""
         chain = tuple(certificate for text in answer[:-1] for certificate in x509.parse_all(text))
-        roots = tuple(x509.parse_all(answer[-1]))
+        roots = self._roots.get(answer[-1])
+        if roots is None:  # many certificates share them
+            roots = self._roots[answer[-1]] = tuple(x509.parse_all(answer[-1]))
         leaf = chain[0]
         if entry.uri and leaf.uris[:1] != (entry.uri,):
             raise CertificateError(f"istiod signed {leaf.uris[:1]} instead of {entry.uri}")

@@ -107,17 +107,19 @@ class Supervisor:
         self.hold()
         self.broadcast(encode_stop())
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout if self.links else 0):
+            async with asyncio.timeout(timeout):
+                self._note_end()
                 await self._all_ended.wait()
         self.kill()
 
     def kill(self) -> None:
         """End everything now."""
         self.hold()
-        for index, link in list(self.links.items()):
+        for link in self.links.values():
             link.close()
-            self._kill(index)
         self.links.clear()
+        for index in list(self._processes):
+            self._kill(index)
         if self._zygote_sock is not None:
             self._loop.remove_reader(self._zygote_sock.fileno())
             self._zygote_sock.close()
@@ -173,6 +175,7 @@ class Supervisor:
                 if index not in self.links:
                     self._kill(index)
             else:
+                self._forget(index, pid)
                 level = logging.INFO if self._stopping or status == 0 else logging.ERROR
                 log.log(level, "worker %d (pid %d) %s", index, pid, child.describe(status))
 
@@ -211,12 +214,11 @@ class Supervisor:
     def _lost(self, link: WorkerLink, error: LinkLost) -> None:
         index = link.index
         del self.links[index]
-        self._kill(index)
         self._on_gone(index)
-        if not self.links:
-            self._all_ended.set()
         if self._stopping:
+            self._note_end()
             return
+        self._kill(index)
         self.restarts += 1
         lived = self._loop.time() - self._started[index]
         self._quick[index] = self._quick.get(index, 0) + 1 if lived < QUICK_S else 1
@@ -237,6 +239,18 @@ class Supervisor:
             if known is not None:
                 os.close(known[1])
             self._processes[index] = (pid, fd)
+
+    def _forget(self, index: int, pid: int) -> None:
+        """The zygote has seen the end of this process."""
+        known = self._processes.get(index)
+        if known is not None and known[0] == pid:
+            del self._processes[index]
+            os.close(known[1])
+        self._note_end()
+
+    def _note_end(self) -> None:
+        if self._stopping and not self.links and not self._processes:
+            self._all_ended.set()
 
     def _kill(self, index: int) -> None:
         known = self._processes.pop(index, None)

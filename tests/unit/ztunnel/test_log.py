@@ -52,7 +52,8 @@ def test_levels_have_upstreams_names(level: int, name: str) -> None:
 def test_a_closed_stdout_is_survived() -> None:
     read_end, write_end = os.pipe()
     os.close(read_end)
-    Handler(json=False, fd=write_end).emit(logging.makeLogRecord({"name": "x", "msg": "x", "levelno": 20, "created": 0}))
+    made = logging.makeLogRecord({"name": "x", "msg": "x", "levelno": 20, "created": 0})
+    Handler(json=False, fd=write_end).emit(made)
     os.close(write_end)
 
 
