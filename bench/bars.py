@@ -11,12 +11,13 @@ from bench import component, config, probes
 from bench.measure import Meter, Spread, spread
 from bench.suite import CASES, Slice, Suite
 
+_MISS_TRIES: Final = 3  # the quietest counts: a tail says nothing on a busy machine
 _KB: Final = 1024
 _MB: Final = 1024 * 1024
 
 
 class Row(NamedTuple):
-    """One line of the result. `ok` is None when nothing could be measured; `note` then says why."""
+    """One line of the result. `ok` is None when it has no limit."""
 
     bar: str
     what: str
@@ -216,7 +217,14 @@ def _flow_miss(context: Context) -> list[Row]:
     context.suite.need(["ours"])
     context.suite.progress(f"flow-miss: {config.MISS_RATE} new destinations/s")
     suite = context.suite
-    found = probes.flow_miss(suite.ours.outbound_port, Meter(suite.ours.processes), quick=context.quick)
+    tries = []
+    for _ in range(1 if context.quick else _MISS_TRIES):
+        suite.await_quiet()
+        meter = Meter(suite.ours.processes, suite.origin.pids.values())
+        tries.append(probes.flow_miss(suite.ours.outbound_port, meter, quick=context.quick))
+        if tries[-1].foreign <= config.NOISE_LIMIT:
+            break
+    found = min(tries, key=lambda each: each.foreign)
     noise = f"; noisy machine, foreign {found.foreign:.2f}" if found.foreign > config.NOISE_LIMIT else ""
     return [
         Row(
@@ -236,8 +244,20 @@ def _flow_miss(context: Context) -> list[Row]:
 def _ztunnel(context: Context) -> list[Row]:
     found = component.whole_ztunnel(context.suite.directory, context.suite.progress, quick=context.quick)
     what = f"PSS of a whole ztunnel, all processes, at {config.RATE} requests/s"
-    alone = found.alone / _MB
-    return [Row("ztunnel", what, f"{alone:.1f} MB", "", None, "<= 28 MB", alone <= 28, found.detail)]
+    pss, alone = found.pss / _MB, found.alone / _MB
+    return [
+        Row("ztunnel", what, f"{pss:.1f} MB", "", None, "<= 28 MB", pss <= 28, found.detail),
+        Row(
+            "ztunnel",
+            "the same on a machine where nothing else maps its files",
+            f"{alone:.1f} MB",
+            "",
+            None,
+            "",
+            None,
+            "libraries and interpreter counted whole",
+        ),
+    ]
 
 
 def _start(context: Context) -> list[Row]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-import tempfile
 from pathlib import Path
 from types import FrameType
 from typing import Final, NoReturn
@@ -47,6 +46,7 @@ def cli(context: click.Context) -> None:
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write everything here.")
 @click.option("--quick", is_flag=True, help="Short slices: a look, not a result.")
 @click.option("--retries", type=click.IntRange(0, 20), default=1, help="Repeats of a slice the machine disturbed.  [1]")
+@click.option("--patience", type=float, default=5.0, help="Seconds to wait for a quiet machine before a slice.  [5]")
 @click.option("--profile", "profiles", multiple=True, type=click.Choice(list(CASES)), help="A load to run under perf.")
 @click.option("--no-profile", is_flag=True, help="Do not profile the loads of missed bars.")
 @click.option(
@@ -61,6 +61,7 @@ def bars(
     json_file: Path | None,
     quick: bool,
     retries: int,
+    patience: float,
     profiles: tuple[str, ...],
     no_profile: bool,
     out: Path,
@@ -75,7 +76,7 @@ def bars(
     machine = measure.describe_machine() | {"rounds": rounds, "quick": quick}
     isolation.prepare()
     rows: list[Row] = []
-    with Suite(Path(tempfile.mkdtemp(prefix="ambient-bench-")), reporter.step, retries=retries) as suite:
+    with Suite(config.directory(), reporter.step, retries=retries, patience=0.0 if quick else patience) as suite:
         for case in choose([name for bar in chosen for name in bar.cases]):
             suite.run(case, rounds, quick=quick)
         for bar in chosen:

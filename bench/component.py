@@ -99,7 +99,7 @@ def whole_ztunnel(directory: Path, progress: Progress, *, quick: bool) -> Whole:
     return Whole(
         pss,
         alone[worst],
-        f"PSS {pss / _MB:.1f} MB beside another ztunnel; PSS/private MB: {each}; "
+        f"beside another ztunnel, istiod and node agents; PSS/private MB: {each}; "
         f"CPU of both {cost:.0f} us/request, {share:.0f} of it control; foreign {usage.foreign:.2f}",
     )
 

@@ -16,7 +16,7 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 PROGRAMS: Final = ROOT / "bench" / "programs"
 
 INSIDE: Final = "AMBIENT_BENCH_INSIDE"
-"""Set when the bench has started itself again in a network namespace of its own."""
+"""Set when the bench has started itself again in namespaces of its own: its directory. Its children have it too."""
 
 # Loopback addresses. One per role, so that both halves of a pair can use the real HBONE port.
 ORIGIN: Final = "127.0.0.1"
@@ -60,14 +60,20 @@ def tool(name: str) -> str:
 
 def is_inside() -> bool:
     """Has this process been started in the bench's own namespace?"""
-    return os.environ.get(INSIDE) == "1"
+    return INSIDE in os.environ
 
 
-def inside_environment() -> dict[str, str]:
-    """The environment for starting the bench again in a namespace."""
-    return dict(os.environ) | {INSIDE: "1", "PATH": search_path()}
+def directory() -> Path:
+    """Where the files of this run go; whoever has set INSIDE removes it."""
+    return Path(os.environ[INSIDE])
+
+
+def inside_environment(directory: Path) -> dict[str, str]:
+    """The environment for starting the bench again in namespaces of its own."""
+    return dict(os.environ) | {INSIDE: str(directory), "PATH": search_path()}
 
 
 def child_environment(directory: Path) -> dict[str, str]:
     """A small environment, equal for everybody who measures."""
-    return {"PATH": search_path(), "HOME": str(directory), "LC_ALL": "C"}
+    marker = {name: os.environ[name] for name in (INSIDE,) if name in os.environ}
+    return marker | {"PATH": search_path(), "HOME": str(directory), "LC_ALL": "C"}

@@ -6,11 +6,15 @@ namespace. When that one ends, or the launcher is killed, the kernel ends all th
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Final
 
@@ -26,25 +30,27 @@ def run_inside(arguments: Sequence[str]) -> int:
     unshare = [config.tool("unshare"), *user, "--net", "--pid", "--mount-proc", "--fork", "--kill-child=KILL"]
     _require(unshare)
     command = [config.tool("setpriv"), "--pdeathsig", "KILL", *unshare, sys.executable, "-P", "-m", "bench"]
-    process = subprocess.Popen([*command, *arguments], env=config.inside_environment())
+    directory = Path(tempfile.mkdtemp(prefix="ambient-bench-"))
 
     def stop(number: int, _: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
     signal.signal(signal.SIGTERM, stop)
+    process = None
     try:
+        process = subprocess.Popen([*command, *arguments], env=config.inside_environment(directory))
         return process.wait()
     except KeyboardInterrupt:
         # The terminal sent it to the bench inside as well, which is ending its subjects.
-        try:
-            process.wait(_END_WAIT)
-        except subprocess.TimeoutExpired:
-            print("bench: not ended in time, killing it", file=sys.stderr)
+        if process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_END_WAIT)
         return 128 + signal.SIGINT
     finally:
-        if process.poll() is None:
+        if process is not None and process.poll() is None:
             process.kill()
             process.wait(_END_WAIT)
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _require(unshare: list[str]) -> None:

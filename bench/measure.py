@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 from bench.errors import BenchError
 
 _BUSY: Final = (0, 1, 2, 5, 6, 7)  # user, nice, system, irq, softirq, steal of /proc/stat
+_LOOK: Final = 0.25  # seconds; /proc/stat counts in hundredths
 _HEAD: Final = re.compile(r"[0-9a-f]+-[0-9a-f]+ ")  # first line of a mapping in smaps
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 
@@ -108,6 +109,21 @@ def _machine() -> tuple[float, float]:
     """-> (busy, stolen) seconds of all processors since boot."""
     fields = [int(text) for text in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
     return sum(fields[i] for i in _BUSY) / _TICKS, fields[7] / _TICKS
+
+
+def await_quiet(limit: float, patience: float) -> bool:
+    """Wait up to `patience` seconds for a moment in which the machine uses less than `limit` cores -> was there one?
+
+    To be called while the subjects are idle.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        before, began = _machine()[0], time.monotonic()
+        time.sleep(_LOOK)
+        if (_machine()[0] - before) / (time.monotonic() - began) <= limit:
+            return True
+        if time.monotonic() > deadline:
+            return False
 
 
 def _own() -> float:

@@ -78,7 +78,7 @@ class Reporter:
 
 
 def _verdict(ok: bool | None) -> str:
-    return {True: "[green]pass[/green]", False: "[bold red]MISS[/bold red]", None: "[yellow]none[/yellow]"}[ok]
+    return {True: "[green]pass[/green]", False: "[bold red]MISS[/bold red]", None: "[dim]info[/dim]"}[ok]
 
 
 def grouped(slices: Sequence[Slice]) -> list[list[Slice]]:

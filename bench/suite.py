@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple, Self
@@ -12,7 +11,7 @@ from bench import config, load
 from bench.certs import Authority
 from bench.errors import BenchError
 from bench.load import Load, Outcome
-from bench.measure import Memory, Meter, Usage, memory
+from bench.measure import Memory, Meter, Usage, await_quiet, memory
 from bench.subjects.base import Address, Subject
 from bench.subjects.direct import Origin
 from bench.subjects.envoy import EnvoyHbone, EnvoySidecar
@@ -98,10 +97,11 @@ CASES: Final = {
 class Suite:
     """The subjects of one run. Use it in a `with` block: it ends with every process gone."""
 
-    def __init__(self, directory: Path, progress: Progress, *, retries: int = 0) -> None:
+    def __init__(self, directory: Path, progress: Progress, *, retries: int = 0, patience: float = 0.0) -> None:
         self.directory = directory
         self.progress = progress
         self._retries = retries
+        self._patience = patience
         self.authority = Authority()
         self.processes = Processes(directory, config.child_environment(directory))
         self.origin = Origin(self.processes, directory)
@@ -132,7 +132,6 @@ class Suite:
             subject.stop()
         self._standing.clear()
         self.processes.stop_all()
-        shutil.rmtree(self.directory, ignore_errors=True)
 
     def need(self, names: Iterable[str]) -> None:
         """Start the subjects that do not stand yet."""
@@ -178,6 +177,11 @@ class Suite:
         subject = self._subjects[name]
         return subject.bulk if case.bulk else subject.http
 
+    def await_quiet(self) -> None:
+        """Let others finish what they do, for as long as patience lasts."""
+        if self._patience:
+            await_quiet(config.NOISE_LIMIT, self._patience)
+
     def _quietest(self, case: Case, name: str, number: int, seconds: float) -> Slice:
         """A slice that the machine did not disturb, or the least disturbed of a few."""
         best = self._slice(case, name, number, seconds)
@@ -197,6 +201,7 @@ class Suite:
         def halfway() -> None:
             held.update({key: memory([pid]) for key, pid in subject.processes.items()})
 
+        self.await_quiet()
         before = self._cells(name)
         meter.start()
         outcome = case.load(self.address(case, name), seconds, halfway if case.name == "constant" else None)

@@ -1,0 +1,30 @@
+"""Reading perf's report."""
+
+from __future__ import annotations
+
+from bench import profiling
+
+REPORT = """\
+# Samples: 1K of event 'task-clock:ppp'
+#
+# Overhead  Shared Object                                       Symbol
+# ........  ..................................................  ...............
+#
+    31.25%  [kernel.kallsyms]                                   [k] finish_task_switch.isra.0
+     7.50%  libcrypto.so.3                                      [.] aesni_gcm_encrypt
+     2.40%  _flow.cpython-311-x86_64-linux-gnu.so               [.] __pyx_f_7ztunnel_5_flow_flow_read
+     1.10%  [kernel.kallsyms]                                   [k] tcp_sendmsg_locked
+"""
+
+
+def test_the_dearest_symbols_are_read() -> None:
+    assert profiling.top(REPORT, 2) == [
+        (31.25, "[kernel.kallsyms]", "finish_task_switch.isra.0"),
+        (7.5, "libcrypto.so.3", "aesni_gcm_encrypt"),
+    ]
+
+
+def test_shares_of_objects_add_up() -> None:
+    shares = profiling.by_object(REPORT)
+    assert list(shares) == ["[kernel.kallsyms]", "libcrypto.so.3", "_flow.cpython-311-x86_64-linux-gnu.so"]
+    assert round(shares["[kernel.kallsyms]"], 2) == 32.35
