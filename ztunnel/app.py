@@ -184,7 +184,7 @@ class App:
         self.readiness.set(WORKLOADS, ready=ready)
         if ready:
             # Our listeners are in every pod, so workers of a control process that died may leave.
-            orphans.drain(self.settings.inpod_uds)
+            orphans.drain(self.settings.inpod_uds, {link.pid for link in self.supervisor.ready_links})
 
     async def _sweep(self) -> None:
         while True:

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import signal
+from collections.abc import Container
 from pathlib import Path
 from typing import Final
 
@@ -40,9 +41,12 @@ def find(inpod_uds: str, proc: Path = Path("/proc")) -> list[int]:
     return found
 
 
-def drain(inpod_uds: str) -> int:
-    """Tell every orphan of this node to drain -> how many there were."""
-    pids = find(inpod_uds)
+def drain(inpod_uds: str, keep: Container[int] = ()) -> int:
+    """Tell every orphan of this node to drain -> how many there were.
+
+    `keep` are our own workers: one whose zygote died looks like an orphan, and is none.
+    """
+    pids = [pid for pid in find(inpod_uds) if pid not in keep]
     for pid in pids:
         log.info("worker %d has lost its control process: told to drain", pid)
         with contextlib.suppress(ProcessLookupError):

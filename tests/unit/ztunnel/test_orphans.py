@@ -50,5 +50,13 @@ def test_other_processes_and_unreadable_ones_are_passed_over(proc: Path) -> None
     assert orphans.find("/run/a.sock", proc) == []
 
 
+def test_our_own_workers_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda pid, number: told.append(pid))
+    monkeypatch.setattr(orphans, "find", lambda uds: [60, 61])
+    assert orphans.drain("/run/a.sock", {61}) == 1
+    assert told == [60]
+
+
 def test_nothing_is_found_on_this_machine_for_a_socket_nobody_uses() -> None:
     assert orphans.drain(f"/run/nobody-{os.getpid()}.sock") == 0
