@@ -84,15 +84,20 @@ class Raw:
         self.sock = peer_h2.tls_connect(address, context)
         self.frames: list[Frame] = []
         self.closed = False
+        self._hung_up = False
         self._buffer = bytearray()
         self._decoder = hpack.Decoder()
         self.send(PREFACE + frame(SETTINGS) if start is None else start)
 
     def send(self, data: bytes) -> None:
         """Send; a worker that has hung up in the meantime is no error, for its last words are what counts."""
+        if self._hung_up:
+            return
         self.sock.settimeout(TIMEOUT)
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError, ssl.SSLEOFError, ssl.SSLZeroReturnError):
+        try:
             self.sock.sendall(data)
+        except (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError, ssl.SSLZeroReturnError):
+            self._hung_up = True
 
     def next(self, timeout: float = TIMEOUT) -> Frame | None:
         """-> the next frame, None at the end of the connection."""
