@@ -8,6 +8,7 @@ import functools
 import itertools
 from collections.abc import Iterator
 
+from meshcore.records import PageCell
 from tests.support import apps, pki
 from tests.support.raw_h2 import (
     CONNECT,
@@ -53,6 +54,7 @@ def _scene() -> Iterator[tuple[Harness, Address, Raw]]:
     with apps.App() as app, Harness(deliver(app.address), config={"log_access": 0}) as worker:
         address = worker.add_pod().hbone
         with Raw(address) as neighbour:
+            neighbour.send(connect(1))
             yield worker, address, neighbour
 
 
@@ -75,5 +77,7 @@ def fuzz_one(data: bytes) -> None:
             raw.send(body[at : at + size])
     assert worker.alive(), worker.report()
     if next(_count) % CHECK_EVERY == 0:
-        neighbour.ping()
-        worker.idle()
+        neighbour.send(frame(DATA, 0, 1, b"x"))
+        assert neighbour.wait(DATA, 1).payload == b"x"
+        worker.wait_cell(PageCell.FLOWS_OPEN, 1)
+        worker.wait_cell(PageCell.BUFFERS_OUT, 0)

@@ -376,13 +376,12 @@ class Harness:
             self._changed.notify_all()
 
     def _take(self, record: bytes) -> None:
-        verdict = None
         if records.record_type(record) == Rec.UPCALL:
             upcall = records.decode_upcall(record)
+            self.upcalls.append(upcall)  # first: a test that sees the answer's effect may look at the question
             verdict = self.decide(upcall)
             if verdict is not None:
                 self.answer(upcall, verdict)
-            self.upcalls.append(upcall)
         with self._changed:
             self.records.append(record)
             self._changed.notify_all()
