@@ -43,6 +43,7 @@ class Drain:
         """Returns whether every connection ended by itself within `deadline` seconds; workers have ended then."""
         self._supervisor.hold()
         self._busy = {link.index for link in self._supervisor.ready_links}
+        self._done.clear()  # a worker that crashed in earlier days has set it
         self._supervisor.broadcast(encode_drain(round(deadline * 1000)))
         self._close_listeners()
         began = asyncio.get_running_loop().time()
