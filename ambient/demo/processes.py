@@ -17,6 +17,7 @@ from meshcore.errors import DeadlineExceeded
 T = TypeVar("T")
 
 _POLL: Final = 0.02  # seconds between two looks at a condition
+_TAIL: Final = 256 * 1024  # bytes of a log that are looked at
 _KILL_WAIT: Final = 5.0  # seconds until a killed process must be gone
 
 
@@ -252,8 +253,10 @@ def tail(log: Path, offset: int, limit: int) -> list[str]:
     """At most `limit` lines from the end of what stands after byte `offset`."""
     try:
         with log.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            file.seek(max(offset, size - 64 * 1024))
+            start = max(offset, os.fstat(file.fileno()).st_size - _TAIL)
+            file.seek(start)
+            if start > offset:
+                file.readline()  # the rest of a line that began before
             text = file.read().decode(errors="replace")
     except OSError:
         return []

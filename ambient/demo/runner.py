@@ -20,7 +20,7 @@ from meshcore.errors import DeadlineExceeded, MeshError
 
 LIMIT: Final = 60.0  # seconds for one scenario with the preparation of the mesh for it
 _LOG_LINES: Final = 12
-_LOG_READ: Final = 500
+_LOG_READ: Final = 1000
 
 
 class Outcome(NamedTuple):
@@ -86,8 +86,8 @@ def _run_one(mesh: Mesh, scenario: Scenario) -> Outcome:
 
 
 def _tails(mesh: Mesh, scenario: Scenario, offsets: dict[Path, int]) -> Iterator[tuple[str, list[str]]]:
-    for name in scenario.logs:
-        path = mesh.log_of(name)
+    # A ztunnel that was replaced meanwhile has a log too: ztunnel-1.log, ztunnel-1b.log, ...
+    for path in sorted({path for name in scenario.logs for path in mesh.logs.glob(f"{name}*.log")}):
         lines = tail(path, offsets.get(path, 0), _LOG_READ)
         # What went well says nothing about a failure.
         if telling := [line for line in lines if "\tinfo\taccess\t" not in line][-_LOG_LINES:]:

@@ -18,12 +18,12 @@ from ambient.demo.topology import BATCH, FRONTEND, HTTP, NODES, OUTSIDER, WEB_2
 from ambient.demo.traffic import LoadResult
 from meshcore.errors import DeadlineExceeded
 
-_RATE: Final = 100.0  # new connections a second
+_RATE: Final = 300.0  # new connections a second
 _BACK_WITHIN: Final = 5.0  # seconds until a killed worker must have been replaced
 _DRAIN: Final = 12.0  # seconds until a ztunnel that got SIGTERM must have ended; its own deadline is 5 s
 _ROTATION: Final = 25.0  # seconds; certificates of node-2 live for 30 s and are renewed at half of that
 _LOGGED_WITHIN: Final = 5.0  # seconds; workers write their lines in batches
-_OUTAGE_ANSWERS: Final = 150
+_OUTAGE_ANSWERS: Final = 400
 
 
 def _summary(result: LoadResult) -> str:
@@ -65,7 +65,7 @@ def worker_killed(mesh: Mesh) -> str:
 
             wait_until(replaced, f"a new worker of {name}", _BACK_WITHIN, every=0.005)
             back = time.monotonic() - killed
-            load.wait_for_more(150)
+            load.wait_for_more(300)
             control.require_alive()
             observed.append(f"worker {victim} of {name} replaced after {ms(back)}")
     result = load.result
