@@ -80,11 +80,12 @@ def connect(stream: int, *, extra: bytes = b"", flags: int = END_HEADERS) -> byt
 class Raw:
     """A client of a worker's 15008 that has sent its preface and an empty SETTINGS, unless told not to."""
 
+    _hung_up = False  # the other end, which may be before it has taken all that is sent
+
     def __init__(self, address: Address, context: ssl.SSLContext | None = None, *, start: bytes | None = None) -> None:
         self.sock = peer_h2.tls_connect(address, context)
         self.frames: list[Frame] = []
         self.closed = False
-        self._hung_up = False
         self._buffer = bytearray()
         self._decoder = hpack.Decoder()
         self.send(PREFACE + frame(SETTINGS) if start is None else start)
