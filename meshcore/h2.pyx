@@ -97,6 +97,19 @@ cdef bint is_idle(h2_conn *conn, uint32_t id) noexcept nogil:
     return conn.server or id >= conn.next_id
 
 
+cdef int stream_error(h2_conn *conn, h2_stream *stream, uint32_t code) noexcept nogil:
+    """Reset a stream for what the peer did to it: 0, or -1 when it does so too often.
+
+    Resets that a client provokes cost us what its own would (CVE-2025-8671), so they come out of the same bucket.
+    """
+    cdef bint counts = conn.server and not stream.flags & S_ANSWERED
+    h2_reset(conn, stream, code)
+    conn.ops.on_reset(conn, stream, code)
+    if counts and flood(conn, &conn.resets, RESET_BURST, RESET_RATE):
+        return fail(conn, H2_ENHANCE_YOUR_CALM, ABUSE_RESET)
+    return 0
+
+
 # === input ===
 
 cdef int h2_input(h2_conn *conn, const uint8_t *data, size_t size) noexcept nogil:
@@ -258,17 +271,16 @@ cdef int begin_data(h2_conn *conn) noexcept nogil:
         # Ours may still be crossing theirs, so this ends the stream only, and a flood of it the connection.
         if flood(conn, &conn.empties, EMPTY_BURST, EMPTY_RATE):
             return fail(conn, H2_ENHANCE_YOUR_CALM, ABUSE_EMPTY)
-        if stream is not NULL:
-            h2_reset(conn, stream, H2_STREAM_CLOSED)
-            conn.ops.on_reset(conn, stream, H2_STREAM_CLOSED)
-        else:
+        if stream is NULL:
             h2_emit_u32(conn, F_RST_STREAM, conn.stream_id, H2_STREAM_CLOSED)
+        elif stream_error(conn, stream, H2_STREAM_CLOSED) < 0:
+            return -1
     else:
         stream.recv_window -= <int32_t>conn.left
         if stream.recv_window < 0:
             conn.abuse = ABUSE_WINDOW
-            h2_reset(conn, stream, H2_FLOW_CONTROL_ERROR)
-            conn.ops.on_reset(conn, stream, H2_FLOW_CONTROL_ERROR)
+            if stream_error(conn, stream, H2_FLOW_CONTROL_ERROR) < 0:
+                return -1
     if conn.left == 0 and not conn.flags & FL_END_STREAM and flood(conn, &conn.empties, EMPTY_BURST, EMPTY_RATE):
         return fail(conn, H2_ENHANCE_YOUR_CALM, ABUSE_EMPTY)
     if conn.flags & FL_PADDED:
@@ -285,6 +297,9 @@ cdef int enter_data(h2_conn *conn) noexcept nogil:
         stream = h2_find(conn, conn.stream_id)
         if stream is not NULL:
             h2_consumed(conn, stream, conn.pad + 1)
+        if (conn.left == 0 and not conn.flags & FL_END_STREAM
+                and flood(conn, &conn.empties, EMPTY_BURST, EMPTY_RATE)):
+            return fail(conn, H2_ENHANCE_YOUR_CALM, ABUSE_EMPTY)
     conn.mode = P_DATA
     if conn.left == 0:
         take_data(conn, NULL, 0)
@@ -343,8 +358,7 @@ cdef int open_block(h2_conn *conn) noexcept nogil:
         # A second block is trailers, which a tunnel has not (RFC 9113 section 8.5).
         if conn.server or stream.flags & (S_ANSWERED | S_REMOTE_END):
             conn.header_dead = True
-            h2_reset(conn, stream, H2_PROTOCOL_ERROR)
-            conn.ops.on_reset(conn, stream, H2_PROTOCOL_ERROR)
+            return stream_error(conn, stream, H2_PROTOCOL_ERROR)
         return 0
     conn.header_dead = True
     if not conn.server:
@@ -450,7 +464,7 @@ cdef int take_small(h2_conn *conn) noexcept nogil:
 
 
 cdef int take_window(h2_conn *conn) noexcept nogil:
-    cdef uint32_t more = be_load32(conn.small) & 0x7FFFFFFF
+    cdef uint32_t more = be_load32(conn.small) & 0x7FFFFFFF, code
     cdef h2_stream *stream
     if conn.stream_id == 0:
         if more == 0:
@@ -468,9 +482,8 @@ cdef int take_window(h2_conn *conn) noexcept nogil:
     if more == 0 or <int64_t>stream.send_window + more > H2_WINDOW_MAX:
         if more:
             conn.abuse = ABUSE_WINDOW
-        h2_reset(conn, stream, H2_FLOW_CONTROL_ERROR if more else H2_PROTOCOL_ERROR)
-        conn.ops.on_reset(conn, stream, H2_FLOW_CONTROL_ERROR if more else H2_PROTOCOL_ERROR)
-        return 0
+        code = H2_FLOW_CONTROL_ERROR if more else H2_PROTOCOL_ERROR
+        return stream_error(conn, stream, code)
     stream.send_window += <int32_t>more
     conn.ops.on_window(conn, stream)
     return 0

@@ -144,7 +144,7 @@ cdef int loop(worker_t *w) noexcept nogil:
             if bits & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
                 ready |= R_HUP | R_IN
             if bits & EPOLLERR:
-                ready |= R_OUT
+                ready |= R_OUT | R_ERR
             ev.ready |= ready
             ev.fn(w, ev.owner, ready)
         wheel_run(&w.wheel, w.now_ms)

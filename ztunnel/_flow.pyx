@@ -479,11 +479,19 @@ cdef void relay(worker_t *w, flow_t *flow) noexcept nogil:
         half_closed(w, flow)
 
 
+cdef bint broken(worker_t *w, flow_t *flow, ev_t *ev, uint32_t ready) noexcept nogil:
+    """A reset is noticed even by a flow that is stalled and would not read."""
+    if not ready & R_ERR or sock_error(w, ev.fd) == 0:
+        return False
+    app_lost(w, flow)
+    return True
+
+
 cdef void on_far(worker_t *w, void *owner, uint32_t ready) noexcept nogil:
     cdef flow_t *flow = <flow_t *>owner
     if flow.state == F_DIALLING:
         dialled(w, flow, &flow.relay.ev)
-    elif flow.state == F_OPEN:
+    elif flow.state == F_OPEN and not broken(w, flow, &flow.relay.ev, ready):
         relay(w, flow)
 
 
@@ -492,7 +500,7 @@ cdef void on_app(worker_t *w, void *owner, uint32_t ready) noexcept nogil:
     if flow.state == F_DIALLING and flow.relay is NULL:
         dialled(w, flow, &flow.app)
         return
-    if flow.state != F_OPEN:
+    if flow.state != F_OPEN or broken(w, flow, &flow.app, ready):
         return
     if flow.relay is not NULL:
         relay(w, flow)

@@ -25,6 +25,7 @@ cdef const char *POLICY_HINT = b"timed out, maybe a NetworkPolicy is blocking HB
 
 cdef enum:
     WAKE_BATCH = 16              # blocked flows woken at a time: more would only queue up again
+    DISCARD_READS = 32           # 2 MiB: more than a frame of the largest size
     DRAIN_LAST = 2147483647      # first GOAWAY of a graceful end: announces it, refuses nothing yet
 
 
@@ -276,6 +277,7 @@ cdef flow_t *first_flow(tunnel_t *tunnel) noexcept nogil:
 
 
 cdef void give_up(worker_t *w, tunnel_t *tunnel, flow_t *flow, bint may_retry) noexcept nogil:
+    flow.status = 0
     if may_retry and flow.state == F_REQUESTED and flow.retries < RETRIES_MAX:
         w.ops.stream_retry(w, flow)
     else:
@@ -307,11 +309,13 @@ cdef void tunnel_close(worker_t *w, tunnel_t *tunnel) noexcept nogil:
         flow = first_flow(tunnel)
         while flow is not NULL:
             h2_remove(&tunnel.h2, &flow.stream)
-            give_up(w, tunnel, flow, tunnel.role == TLS_CLIENT)
+            give_up(w, tunnel, flow, tunnel.role == TLS_CLIENT and not tunnel.misbehaved)
             flow = first_flow(tunnel)
         h2_destroy(&tunnel.h2)
     free(tunnel.request)
     tunnel.request = NULL
+    if tunnel.misbehaved:
+        discard(w, tunnel)
     ev_close(w, &tunnel.ev)
     tls_close(&tunnel.tls)
     queue_clear(&tunnel.out, &w.pool)
@@ -322,6 +326,16 @@ cdef void tunnel_close(worker_t *w, tunnel_t *tunnel) noexcept nogil:
     w.page[PC_TUNNELS_OPEN] -= 1
     tunnel.pool_link.next = <link_t *>w.grave_tunnels
     w.grave_tunnels = tunnel
+
+
+cdef void discard(worker_t *w, tunnel_t *tunnel) noexcept nogil:
+    """Bytes left unread make the kernel answer with RST, which may overtake the GOAWAY that says why."""
+    cdef int _read
+    linux.shutdown(tunnel.ev.fd, linux.SHUT_WR)
+    for _read in range(DISCARD_READS):
+        w.page[PC_READ] += 1
+        if linux.read(tunnel.ev.fd, w.cipher_in, CIPHER_IN) <= 0:
+            return
 
 
 cdef void finish(worker_t *w, tunnel_t *tunnel) noexcept nogil:
@@ -371,11 +385,18 @@ cdef void on_timer(void *owner) noexcept nogil:
     elif tunnel.state != T_OPEN:
         w.page[PC_TLS_TIMEOUT] += 1
         tunnel_break(w, tunnel, FLAG_TLS_FAILURE, b"timed out in the TLS handshake")
-    elif not tunnel.h2.settings_seen:
+    elif not tunnel.h2.settings_seen and w.now_ms - tunnel.opened_ms >= w.config.tls_timeout_ms:
         w.page[PC_TLS_TIMEOUT] += 1
         tunnel_break(w, tunnel, FLAG_H2_HANDSHAKE_FAILURE, b"timed out waiting for HTTP/2 SETTINGS")
     else:
         keepalive(w, tunnel)
+
+
+cdef uint32_t first_look(worker_t *w) noexcept nogil:
+    """Milliseconds from the handshake to whatever is due first: the peer's SETTINGS, or a ping."""
+    if w.config.tls_timeout_ms < w.config.ping_interval_ms:
+        return w.config.tls_timeout_ms
+    return w.config.ping_interval_ms
 
 
 cdef void keepalive(worker_t *w, tunnel_t *tunnel) noexcept nogil:
@@ -395,6 +416,8 @@ cdef void keepalive(worker_t *w, tunnel_t *tunnel) noexcept nogil:
         h2_ping(&tunnel.h2)
         tunnel.pinged = 1
         next_ms = w.now_ms + w.config.ping_timeout_ms
+    if not tunnel.h2.settings_seen and next_ms > tunnel.opened_ms + w.config.tls_timeout_ms:
+        next_ms = tunnel.opened_ms + w.config.tls_timeout_ms
     timer_set(&w.wheel, &tunnel.timer, next_ms, on_timer, tunnel)
 
 
@@ -418,7 +441,8 @@ cdef void opened(worker_t *w, tunnel_t *tunnel) noexcept nogil:
     tunnel.idle_ms = w.now_ms
     if tunnel.tls.peer is not NULL:
         flowtable_text(&w.table, tunnel.tls.peer, tunnel.tls.peer_len, tunnel.peer_id)
-    timer_set(&w.wheel, &tunnel.timer, w.now_ms + w.config.tls_timeout_ms, on_timer, tunnel)
+    tunnel.opened_ms = w.now_ms
+    timer_set(&w.wheel, &tunnel.timer, w.now_ms + first_look(w), on_timer, tunnel)
     h2_start(h2)
     w.ops.tunnel_open(w, tunnel)
     if w.draining and tunnel.role == TLS_SERVER:
@@ -442,6 +466,7 @@ cdef void protocol_error(worker_t *w, tunnel_t *tunnel) noexcept nogil:
     w.page[PC_H2_GOAWAY_SENT] += 1
     count_abuse(w, tunnel.h2.abuse)
     h2_goaway(&tunnel.h2, tunnel.h2.last_id, tunnel.h2.error)
+    tunnel.misbehaved = 1
     tunnel_break(w, tunnel, FLAG_CONNECT, b"HTTP/2 protocol error of the peer")
 
 

@@ -38,6 +38,7 @@ cdef enum ready_bit:             # sticky readiness of an edge-triggered descrip
     R_IN = 1
     R_OUT = 2
     R_HUP = 4                    # the peer has ended its side: read until 0
+    R_ERR = 8                    # the connection is broken, whatever is still queued
 
 cdef enum tunnel_state:
     T_WAIT_CERT = 0              # accepted, identity not here yet
@@ -136,6 +137,7 @@ cdef struct tunnel_t:            # one HBONE connection, either role
     uint8_t role                 # tls_role
     uint8_t pinged
     uint8_t draining             # takes no new stream
+    uint8_t misbehaved           # the peer broke the protocol: its streams are not tried elsewhere
     uint8_t flag                 # response flag of its end
     const char *broken           # why it must be closed at the end of the turn
 

@@ -324,6 +324,14 @@ FLOODS: dict[str, tuple[Callable[[int], bytes], int, int]] = {
     "ping": (lambda i: frame(PING, 0, 0, bytes(8)), 100, 2),
     "settings": (lambda i: frame(SETTINGS, 0, 0), 49, 3),
     "empty data": (lambda i: frame(DATA, 0, 1), 1000, 4),
+    "padding without data": (lambda i: frame(DATA, PADDED, 1, b"\x03abc"), 1000, 4),
+    "provoked reset": (
+        lambda i: (
+            frame(HEADERS, END_HEADERS, 2 * i + 3, connect_block()) + frame(WINDOW_UPDATE, 0, 2 * i + 3, bytes(4))
+        ),
+        1000,
+        1,
+    ),
     "priority": (lambda i: frame(PRIORITY, 0, 1, bytes(5)), 1000, 4),
     "rapid reset": (
         lambda i: frame(HEADERS, END_HEADERS, 2 * i + 3, connect_block()) + frame(RST_STREAM, 0, 2 * i + 3, bytes(4)),
