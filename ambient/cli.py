@@ -124,7 +124,7 @@ def cli() -> None:
     Examples:
       ambient demo                       a whole mesh on this machine, exercised and reported
       ambient demo --keep                the same, left running to look around
-      ambient exec client -- curl -s http://web
+      ambient exec frontend -- curl -s http://10.77.96.10/hello
       ambient ztunnel-config workloads   what ztunnel knows about the mesh
       ambient COMMAND --help             options and examples of one command
     """
