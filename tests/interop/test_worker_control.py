@@ -443,3 +443,24 @@ def test_a_half_closed_connection_may_be_limited() -> None:
             assert reset_of(peer, stream)
         worker.wait_log("half-closed for too long")
         worker.idle()
+
+
+@pytest.mark.xfail(strict=True, reason="a pod that leaves while its listener has a duplicate crashes the worker")
+@pytest.mark.parametrize("every", [False, True])
+def test_a_listener_of_a_pod_that_left_is_let_go(inbound: Harness, *, every: bool) -> None:
+    """The control process keeps duplicates of the listeners, so closing the worker's own ends nothing in epoll."""
+    gone = inbound.add_pod(pod_id=7)
+    inbound.send(records.encode_pod_del(7))
+    here = inbound.add_pod(pod_id=8)
+    with contextlib.ExitStack() as stack:
+        for address in gone if every else gone[2:]:
+            stack.enter_context(socket.create_connection(address, timeout=10))
+        for _ in range(3):
+            with peer_h2.client(here.hbone) as peer:
+                peer.echoes(peer.connect("10.0.0.7:80"), b"x")
+    inbound.idle()
+    accepted, turns = inbound.cell(PageCell.ACCEPT), inbound.cell(PageCell.LOOP_TURNS)
+    for _ in range(20):
+        inbound.dump()
+    assert inbound.cell(PageCell.LOOP_TURNS) - turns < 100, "the worker spins on a listener that is not its own"
+    assert inbound.cell(PageCell.ACCEPT) == accepted

@@ -95,7 +95,13 @@ class App:
         self._stopped.set()
         self._thread.join(TIMEOUT)
         self._listener.close()
+        self.close_all()
+
+    def close_all(self) -> None:
+        """End every connection; new ones are served."""
         for sock in self.accepted:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
             sock.close()
 
     def __enter__(self) -> Self:
