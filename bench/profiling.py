@@ -16,7 +16,7 @@ from bench.suite import Case, Suite
 SECONDS: Final = 5.0
 _FREQUENCY: Final = 1999  # Hz; a prime, so that no timer of ours beats with it
 _REPORT_WAIT: Final = 60.0
-_LINE: Final = re.compile(r"^\s+([\d.]+)%\s+(\S+)\s+(?:\[[.k]\]\s+)?(.*\S)\s*$")
+_LINE: Final = re.compile(r"^\s+([\d.]+)%\s+(\S+)\s+(?:\[[.k]\]\s+)?(.*?\S)(?:\s+-\s+-)?\s*$")
 
 
 def profile(suite: Suite, case: Case, directory: Path) -> dict[str, Path]:
@@ -49,7 +49,7 @@ def profile(suite: Suite, case: Case, directory: Path) -> dict[str, Path]:
 
 def _report(perf: str, data: Path) -> str:
     command = [perf, "report", "-i", str(data), "--stdio", "--no-children", "--sort", "dso,symbol", "--percent-limit"]
-    done = subprocess.run([*command, "0.3"], capture_output=True, text=True, timeout=_REPORT_WAIT, check=False)
+    done = subprocess.run([*command, "0.05"], capture_output=True, text=True, timeout=_REPORT_WAIT, check=False)
     if done.returncode:
         raise BenchError(f"perf report failed: {done.stderr.strip()[-300:]}")
     return done.stdout

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
@@ -143,14 +143,17 @@ class Suite:
                 self._standing.append(subject)
                 subject.start()
 
-    def restart(self, name: str) -> None:
-        """Fresh processes for a subject: what it holds then is not the remains of an earlier load."""
+    def restart(self, name: str, settings: Mapping[str, str] | None = None) -> None:
+        """Fresh processes for a subject: what it holds then is not the remains of an earlier load.
+
+        `settings` are those of our workers that are not to be ztunnel's defaults.
+        """
         subject = self._subjects[name]
         if subject in self._standing:
             subject.stop()
             self._standing.remove(subject)
         if name == "ours":
-            self.ours = Ours(self.directory, self.authority)
+            self.ours = Ours(self.directory, self.authority, settings)
             self._subjects[name] = self.ours
         self.need([name])
 
@@ -184,12 +187,13 @@ class Suite:
 
     def _quietest(self, case: Case, name: str, number: int, seconds: float) -> Slice:
         """A slice that the machine did not disturb, or the least disturbed of a few."""
-        best = self._slice(case, name, number, seconds)
-        for _ in range(self._retries):
-            if not best.noisy:
-                break
-            best = min(best, self._slice(case, name, number, seconds), key=lambda one: one.usage.foreign)
-        return best
+        proxied = bool(self._subjects[name].processes)
+        tries: list[Slice] = []
+        while not tries or (tries[-1].noisy and proxied and len(tries) <= self._retries):
+            if proxied:
+                self.await_quiet()
+            tries.append(self._slice(case, name, number, seconds))
+        return min(tries, key=lambda one: one.usage.foreign)
 
     def _slice(self, case: Case, name: str, number: int, seconds: float) -> Slice:
         subject = self._subjects[name]
@@ -201,7 +205,6 @@ class Suite:
         def halfway() -> None:
             held.update({key: memory([pid]) for key, pid in subject.processes.items()})
 
-        self.await_quiet()
         before = self._cells(name)
         meter.start()
         outcome = case.load(self.address(case, name), seconds, halfway if case.name == "constant" else None)

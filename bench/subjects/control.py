@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -38,12 +38,16 @@ Decide = Callable[[Upcall], tuple[Verdict, list[bytes]]]
 
 
 class WorkerNode:
-    """One worker with its zygote, counter page and access log, and a thread that answers its upcalls."""
+    """One worker with its zygote, counter page and access log, and a thread that answers its upcalls.
 
-    def __init__(self, name: str, directory: Path, decide: Decide) -> None:
+    `settings` are ztunnel's, by the names of its environment variables; the rest stands at its defaults.
+    """
+
+    def __init__(self, name: str, directory: Path, decide: Decide, settings: Mapping[str, str] | None = None) -> None:
         self.name = name
         self.log = directory / f"{name}.access.log"
         self._decide = decide
+        self._settings = dict(settings or {})
         self._verdicts = 0
         self._dumped = threading.Event()
         self._pod_ready = threading.Event()
@@ -73,7 +77,7 @@ class WorkerNode:
         _, self.pid, kind, status = zygote.REPLY.unpack(ours.recv(zygote.REPLY.size))
         if kind != zygote.STARTED:
             raise BenchError(f"worker {self.name} ended at its start with status {status}")
-        settings = ztunnel_config.load({})
+        settings = ztunnel_config.load(self._settings)
         self.send(records.encode_config(settings.worker_config(log_access=True)))
         self._thread = threading.Thread(target=self._serve, name=f"control-{self.name}", daemon=True)
         self._thread.start()

@@ -7,6 +7,7 @@ settings at ztunnel's defaults. What the origin is depends on the address that t
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -89,10 +90,10 @@ class Ours:
 
     name = "ours"
 
-    def __init__(self, directory: Path, authority: Authority) -> None:
+    def __init__(self, directory: Path, authority: Authority, settings: Mapping[str, str] | None = None) -> None:
         self._authority = authority
-        self.client = WorkerNode("client", directory, _outbound)
-        self.server = WorkerNode("server", directory, _inbound)
+        self.client = WorkerNode("client", directory, _outbound, settings)
+        self.server = WorkerNode("server", directory, _inbound, settings)
 
     http = Address("127.1.0.1", _OUTBOUND)
     bulk = Address("127.1.0.2", _OUTBOUND)

@@ -10,7 +10,7 @@ REPORT = """\
 # Overhead  Shared Object                                       Symbol
 # ........  ..................................................  ...............
 #
-    31.25%  [kernel.kallsyms]                                   [k] finish_task_switch.isra.0
+    31.25%  [kernel.kallsyms]                                   [k] finish_task_switch.isra.0     -      -
      7.50%  libcrypto.so.3                                      [.] aesni_gcm_encrypt
      2.40%  _flow.cpython-311-x86_64-linux-gnu.so               [.] __pyx_f_7ztunnel_5_flow_flow_read
      1.10%  [kernel.kallsyms]                                   [k] tcp_sendmsg_locked
