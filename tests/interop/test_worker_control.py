@@ -464,3 +464,22 @@ def test_a_listener_of_a_pod_that_left_is_let_go(inbound: Harness, *, every: boo
         inbound.dump()
     assert inbound.cell(PageCell.LOOP_TURNS) - turns < 100, "the worker spins on a listener that is not its own"
     assert inbound.cell(PageCell.ACCEPT) == accepted
+
+
+@pytest.mark.xfail(strict=True, reason="closed listeners stay in the epoll set of a draining worker")
+def test_a_draining_worker_leaves_new_connections_to_its_successor(inbound: Harness) -> None:
+    """The listeners are shared, so a connection that the draining worker does not take waits for the next one."""
+    pod = inbound.add_pod()
+    with raw_h2.Raw(pod.hbone) as raw:
+        raw.send(raw_h2.connect(1))
+        assert raw.status(1) == "200"
+        inbound.drain(30_000)
+        raw.wait(raw_h2.GOAWAY)
+        with socket.create_connection(pod.hbone, timeout=10):
+            turns = inbound.cell(PageCell.LOOP_TURNS)
+            for _ in range(20):
+                inbound.dump()
+            assert inbound.cell(PageCell.LOOP_TURNS) - turns < 100, "the worker spins on a listener it has closed"
+            eventually(lambda: inbound.accepts_itself(pod.hbone), "the connection is there for somebody else")
+        raw.send(raw_h2.frame(raw_h2.DATA, raw_h2.END_STREAM, 1))
+    inbound.wait_record(Rec.DRAINED)

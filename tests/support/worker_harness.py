@@ -315,6 +315,14 @@ class Harness:
         self.wait_record(Rec.POD_READY, seen)
         return Pod(*(address_of(listener) for listener in listeners))
 
+    def accepts_itself(self, address: Address) -> bool:
+        """Take a waiting connection from this side's duplicate of a listener, as the next worker would."""
+        listener = next(listener for listener in self._pods if address_of(listener) == address)
+        with contextlib.suppress(BlockingIOError):
+            listener.accept()[0].close()
+            return True
+        return False
+
     def update(self, verdict_id: int, verdict: Verdict) -> None:
         """Replace a verdict that was given, as a policy change does."""
         self.verdicts[verdict_id] = verdict
