@@ -61,12 +61,12 @@ def sweep() -> None:
             ip("netns", "del", name, check=False)
 
 
-def wait_listening(pid_or_netns: int, port: int, timeout: float = 10.0) -> None:
+def wait_listening(netns_fd: int, port: int, timeout: float = 10.0) -> None:
     """Until somebody listens on `port` inside the namespace of this descriptor."""
     deadline = time.monotonic() + timeout
     wanted = f":{port:04X} "
     while time.monotonic() < deadline:
-        with netns.inside(pid_or_netns):
+        with netns.inside(netns_fd):
             tables = [Path("/proc/thread-self/net", name).read_text() for name in ("tcp", "tcp6")]
         if any(wanted in line and " 0A " in line for table in tables for line in table.splitlines()):
             return
