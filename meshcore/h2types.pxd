@@ -57,7 +57,7 @@ cdef struct h2_bucket_t:         # token bucket against floods
 
 cdef struct h2_conn
 
-cdef struct h2_ops:              # upward calls; none may free the connection
+cdef struct h2_ops:              # upward calls; none may free the connection, on_window may not remove a stream
     h2_stream *(*on_stream)(h2_conn *conn, uint32_t id) noexcept nogil        # server; NULL refuses
     void (*on_header)(h2_conn *conn, h2_stream *stream, const nghttp2_nv *field) noexcept nogil
     void (*on_headers)(h2_conn *conn, h2_stream *stream, bint end) noexcept nogil

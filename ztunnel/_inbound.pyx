@@ -5,49 +5,11 @@ from libc.string cimport memchr, memcmp, memcpy, memset
 
 from meshcore.h2out cimport h2_reset
 from meshcore.h2types cimport H2_PROTOCOL_ERROR, h2_stream
-from meshcore.linux cimport AF_INET, AF_INET6, EINTR, ENOMEM, close, inet_pton
+from meshcore.linux cimport AF_INET, AF_INET6, inet_pton
 from meshcore.records cimport *
 from ztunnel._decide cimport decide
 from ztunnel._flow cimport flow_dial, flow_end, flow_fail, flow_new, flow_refuse
-from ztunnel._sock cimport sock_accept, sock_original
-from ztunnel._tunnel cimport tunnel_accept
 from ztunnel._types cimport *
-
-
-cdef int inbound_accept(worker_t *w, listener_t *listener) noexcept nogil:
-    cdef addr_t peer
-    cdef int _i, fd
-    for _i in range(ACCEPT_BATCH):
-        fd = sock_accept(w, listener.ev.fd, &peer)
-        if fd == -EINTR:
-            continue
-        if fd < 0:
-            return fd
-        tunnel_accept(w, listener.pod, fd, &peer)
-    return 0
-
-
-cdef int plain_accept(worker_t *w, listener_t *listener) noexcept nogil:
-    cdef flow_t *flow
-    cdef addr_t peer
-    cdef int _i, fd
-    for _i in range(ACCEPT_BATCH):
-        fd = sock_accept(w, listener.ev.fd, &peer)
-        if fd == -EINTR:
-            continue
-        if fd < 0:
-            return fd
-        flow = flow_new(w, listener.pod, DIR_INBOUND_PLAIN)
-        if flow is NULL:
-            close(fd)
-            w.page[PC_SOCKETS_OPEN] -= 1
-            return -ENOMEM
-        flow.app.fd = fd
-        flow.src = peer
-        flow.protocol = PROTO_TCP
-        sock_original(w, fd, &flow.dst)
-        decide(w, flow)
-    return 0
 
 
 cdef h2_stream *inbound_stream(worker_t *w, tunnel_t *tunnel) noexcept nogil:

@@ -1,9 +1,8 @@
 # Outbound: connections of applications captured on 15001.
 from libc.stdint cimport uint32_t
 
-from ztunnel._types cimport flow_t, listener_t, tunnel_t, worker_t
+from ztunnel._types cimport flow_t, tunnel_t, worker_t
 
-cdef int outbound_accept(worker_t *w, listener_t *listener) noexcept nogil       # 0 | -errno: -EAGAIN is the rule
 cdef void outbound_proceed(worker_t *w, flow_t *flow) noexcept nogil
 cdef void outbound_tunnel_open(worker_t *w, tunnel_t *tunnel) noexcept nogil     # the flows that waited for it
 cdef void outbound_field(worker_t *w, flow_t *flow, const char *name, size_t name_len, const char *value,

@@ -5,14 +5,13 @@ from libc.string cimport memcmp, memcpy, strlen
 from meshcore.flowtable cimport flowtable_pick, link_add, link_del
 from meshcore.h2out cimport h2_add, h2_headers
 from meshcore.h2types cimport S_ANSWERED
-from meshcore.linux cimport AF_INET, AF_INET6, EINTR, ENOMEM, close, inet_ntop
+from meshcore.linux cimport AF_INET, AF_INET6, inet_ntop
 from meshcore.nghttp2 cimport NGHTTP2_NV_FLAG_NO_INDEX, NGHTTP2_NV_FLAG_NONE, nghttp2_nv
 from meshcore.records cimport *
 from meshcore.tls cimport cert_t, sans_t
 from meshcore.wheel cimport timer_set
-from ztunnel._decide cimport decide
-from ztunnel._flow cimport flow_dial, flow_fail, flow_new, flow_open, flow_refuse, flow_timeout
-from ztunnel._sock cimport addr_is_v4, sock_accept, sock_original
+from ztunnel._flow cimport flow_dial, flow_fail, flow_open, flow_refuse, flow_timeout
+from ztunnel._sock cimport addr_is_v4
 from ztunnel._tunnel cimport tunnel_obtain
 from ztunnel._types cimport *
 
@@ -20,28 +19,6 @@ cdef enum:
     ADDRESS_TEXT = 64            # "[ipv6]:port" and room
     FORWARDED_TEXT = 400         # for="...";host=<253 characters>
     TRACE_TEXT = 55              # RFC-less: W3C Trace Context version 00
-
-
-cdef int outbound_accept(worker_t *w, listener_t *listener) noexcept nogil:
-    cdef flow_t *flow
-    cdef addr_t peer
-    cdef int _i, fd
-    for _i in range(ACCEPT_BATCH):
-        fd = sock_accept(w, listener.ev.fd, &peer)
-        if fd == -EINTR:
-            continue
-        if fd < 0:
-            return fd
-        flow = flow_new(w, listener.pod, DIR_OUTBOUND)
-        if flow is NULL:
-            close(fd)
-            w.page[PC_SOCKETS_OPEN] -= 1
-            return -ENOMEM
-        flow.app.fd = fd
-        flow.src = peer
-        sock_original(w, fd, &flow.dst)
-        decide(w, flow)
-    return 0
 
 
 cdef void outbound_proceed(worker_t *w, flow_t *flow) noexcept nogil:

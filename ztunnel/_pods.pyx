@@ -8,12 +8,10 @@ from meshcore.flowtable cimport link_init
 from meshcore.linux cimport *
 from meshcore.records cimport *
 from meshcore.wheel cimport timer_set
-from ztunnel._decide cimport control_send
-from ztunnel._flow cimport flow_fail
-from ztunnel._inbound cimport inbound_accept, plain_accept
-from ztunnel._outbound cimport outbound_accept
-from ztunnel._sock cimport ev_close, sock_listener
-from ztunnel._tunnel cimport tunnel_break, tunnel_close, tunnel_drain
+from ztunnel._decide cimport control_send, decide
+from ztunnel._flow cimport flow_fail, flow_new
+from ztunnel._sock cimport ev_close, sock_accept, sock_listener, sock_original
+from ztunnel._tunnel cimport tunnel_accept, tunnel_break, tunnel_close, tunnel_drain
 from ztunnel._types cimport *
 
 cdef enum:
@@ -28,15 +26,48 @@ cdef pod_t *pod_find(worker_t *w, uint32_t id) noexcept nogil:
     return pod
 
 
+cdef int accept_tunnels(worker_t *w, listener_t *listener) noexcept nogil:
+    """Connections of peers to 15008: 0 | -errno, -EAGAIN as a rule."""
+    cdef addr_t peer
+    cdef int _i, fd
+    for _i in range(ACCEPT_BATCH):
+        fd = sock_accept(w, listener.ev.fd, &peer)
+        if fd == -EINTR:
+            continue
+        if fd < 0:
+            return fd
+        tunnel_accept(w, listener.pod, fd, &peer)
+    return 0
+
+
+cdef int accept_captured(worker_t *w, listener_t *listener) noexcept nogil:
+    """Connections redirected to 15001 and 15006: 0 | -errno, -EAGAIN as a rule."""
+    cdef flow_t *flow
+    cdef addr_t peer
+    cdef int _i, fd
+    for _i in range(ACCEPT_BATCH):
+        fd = sock_accept(w, listener.ev.fd, &peer)
+        if fd == -EINTR:
+            continue
+        if fd < 0:
+            return fd
+        flow = flow_new(w, listener.pod, listener.direction)
+        if flow is NULL:
+            linux.close(fd)
+            w.page[PC_SOCKETS_OPEN] -= 1
+            return -ENOMEM
+        flow.app.fd = fd
+        flow.src = peer
+        flow.protocol = PROTO_TCP
+        sock_original(w, fd, &flow.dst)
+        decide(w, flow)
+    return 0
+
+
 cdef void on_listener(worker_t *w, void *owner, uint32_t ready) noexcept nogil:
     cdef listener_t *listener = <listener_t *>owner
     cdef int rc
-    if listener.direction == DIR_OUTBOUND:
-        rc = outbound_accept(w, listener)
-    elif listener.direction == DIR_INBOUND_PLAIN:
-        rc = plain_accept(w, listener)
-    else:
-        rc = inbound_accept(w, listener)
+    rc = accept_tunnels(w, listener) if listener.direction == DIR_INBOUND_HBONE else accept_captured(w, listener)
     if rc == -EMFILE or rc == -ENFILE or rc == -ENOMEM or rc == -ENOBUFS:
         # The queue keeps the connections; without a pause the level-triggered listener would spin.
         listeners_want(w, 0)
@@ -112,9 +143,12 @@ cdef void pods_add(worker_t *w, const rec_pod_add *record, int *fds, int count) 
 
 
 cdef void close_listeners(worker_t *w, pod_t *pod) noexcept nogil:
+    cdef epoll_event unused
     cdef int i
     for i in range(3):
         if pod.listeners[i].ev.fn is not NULL:
+            # The control process keeps a duplicate, so closing ours would leave the registration behind.
+            epoll_ctl(w.epfd, EPOLL_CTL_DEL, pod.listeners[i].ev.fd, &unused)
             ev_close(w, &pod.listeners[i].ev)
 
 

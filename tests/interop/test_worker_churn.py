@@ -125,7 +125,6 @@ def denied() -> Verdict:
 UPCALL = Upcall(0, 0, records.Direction.OUTBOUND, records.UpcallFlag(0), b"", 0, b"", 0, b"", "", "", "", "")
 
 
-@pytest.mark.xfail(strict=False, reason="a pod that leaves while its listener has a duplicate crashes the worker")
 @pytest.mark.parametrize("seed", [1, 2])
 def test_workers_live_through_churn(seed: int) -> None:
     source = random.Random(seed)

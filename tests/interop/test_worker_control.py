@@ -445,7 +445,6 @@ def test_a_half_closed_connection_may_be_limited() -> None:
         worker.idle()
 
 
-@pytest.mark.xfail(strict=True, reason="a pod that leaves while its listener has a duplicate crashes the worker")
 @pytest.mark.parametrize("every", [False, True])
 def test_a_listener_of_a_pod_that_left_is_let_go(inbound: Harness, *, every: bool) -> None:
     """The control process keeps duplicates of the listeners, so closing the worker's own ends nothing in epoll."""
@@ -466,7 +465,6 @@ def test_a_listener_of_a_pod_that_left_is_let_go(inbound: Harness, *, every: boo
     assert inbound.cell(PageCell.ACCEPT) == accepted
 
 
-@pytest.mark.xfail(strict=True, reason="closed listeners stay in the epoll set of a draining worker")
 def test_a_draining_worker_leaves_new_connections_to_its_successor(inbound: Harness) -> None:
     """The listeners are shared, so a connection that the draining worker does not take waits for the next one."""
     pod = inbound.add_pod()
