@@ -16,6 +16,11 @@ from bench.suite import Case, Suite
 SECONDS: Final = 5.0
 _FREQUENCY: Final = 1999  # Hz; a prime, so that no timer of ours beats with it
 _REPORT_WAIT: Final = 60.0
+_WITHIN: Final = "\n# With everything called from there\n"
+# The kernel's compiler has inlined the entry points of read and write into what is named here.
+_CALL: Final = re.compile(
+    r"^\s+([\d.]+)%\s+[\d.]+%\s+\S+\s+\[k\]\s+(?:__x64_sys_(\w+)|do_(readv|writev)|ksys_(read|write))\b"
+)
 _LINE: Final = re.compile(r"^\s+([\d.]+)%\s+(\S+)\s+(?:\[[.k]\]\s+)?(.*?\S)(?:\s+-\s+-)?\s*$")
 
 
@@ -28,10 +33,15 @@ def profile(suite: Suite, case: Case, directory: Path) -> dict[str, Path]:
     try:
         for role, pid in suite.ours.processes.items():
             data = suite.directory / f"perf-{case.name}-{role}.data"
-            command = [perf, "record", "-e", "task-clock", "-F", str(_FREQUENCY), "-p", str(pid), "-o", str(data)]
+            command = [perf, "record", "-e", "task-clock", "-F", str(_FREQUENCY), "-g", "-p", str(pid)]
             recordings[role] = (
                 data,
-                subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True),
+                subprocess.Popen(
+                    [*command, "-o", str(data)],
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    start_new_session=True,
+                ),
             )
         case.load(suite.address(case, "ours"), SECONDS, None)
     finally:
@@ -48,8 +58,14 @@ def profile(suite: Suite, case: Case, directory: Path) -> dict[str, Path]:
 
 
 def _report(perf: str, data: Path) -> str:
-    command = [perf, "report", "-i", str(data), "--stdio", "--no-children", "--sort", "dso,symbol", "--percent-limit"]
-    done = subprocess.run([*command, "0.05"], capture_output=True, text=True, timeout=_REPORT_WAIT, check=False)
+    """Two parts: the time inside each symbol, then, from _WITHIN on, the time inside it and all that it called."""
+    own = _perf_report(perf, data, "--no-children", "--percent-limit", "0.05")
+    return own + _WITHIN + _perf_report(perf, data, "--children", "--percent-limit", "0.3")
+
+
+def _perf_report(perf: str, data: Path, *options: str) -> str:
+    command = [perf, "report", "-i", str(data), "--stdio", "-g", "none", "--sort", "dso,symbol", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=_REPORT_WAIT, check=False)
     if done.returncode:
         raise BenchError(f"perf report failed: {done.stderr.strip()[-300:]}")
     return done.stdout
@@ -57,8 +73,14 @@ def _report(perf: str, data: Path) -> str:
 
 def top(report: str, count: int) -> list[tuple[float, str, str]]:
     """The dearest symbols of a report: (percent, object, symbol)."""
-    found = [match for line in report.splitlines() if (match := _LINE.match(line))]
+    found = [match for line in report.partition(_WITHIN)[0].splitlines() if (match := _LINE.match(line))]
     return [(float(match[1]), match[2], match[3]) for match in found[:count]]
+
+
+def by_call(report: str) -> list[tuple[float, str]]:
+    """(percent, system call) with all that the kernel did in it, the dearest first."""
+    found = [match for line in report.partition(_WITHIN)[2].splitlines() if (match := _CALL.match(line))]
+    return [(float(match[1]), match[match.lastindex or 2]) for match in found]
 
 
 def by_object(report: str) -> Mapping[str, float]:

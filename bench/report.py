@@ -73,6 +73,8 @@ class Reporter:
             text = path.read_text()
             shares = ", ".join(f"{name} {share:.0f} %" for name, share in list(profiling.by_object(text).items())[:5])
             self._out.print(f"profile of our {role} worker, {case}: {shares}  ({path})", markup=False)
+            calls = ", ".join(f"{name} {percent:.0f} %" for percent, name in profiling.by_call(text)[:_TOP])
+            self._out.print(f"  system calls: {calls}", markup=False)
             for percent, name, symbol in profiling.top(text, _TOP):
                 self._out.print(f"  {percent:5.1f} %  {name:<28} {symbol}", markup=False)
 
