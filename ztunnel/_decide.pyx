@@ -114,7 +114,6 @@ cdef void decide(worker_t *w, flow_t *flow) noexcept nogil:
         return
     w.page[PC_FLOW_MISS] += 1
     entry = flowtable_pending(&w.table, &key, &created)
-    w.page[PC_FLOW_ENTRIES] = w.table.count
     if entry is NULL:
         flow_fail(w, flow, FLAG_CONNECT, b"flow table is full")
         return
@@ -177,10 +176,13 @@ cdef void decide_verdict(worker_t *w, const rec_verdict *verdict) noexcept nogil
     live = flowtable_settle(&w.table, entry, verdict, w.now_ms)
     if live is NULL:
         return                   # no memory: the waiters ask again
-    w.page[PC_FLOW_ENTRIES] = w.table.count
+    entry.users += 1             # held: its last waiter would take it along
     settle_waiters(w, entry, live)
+    entry.users -= 1
     if live is not entry:
         flowtable_drop(&w.table, entry)
+    else:
+        flowtable_free_if_idle(entry)
 
 
 cdef void decide_flush(worker_t *w, uint32_t verdict_id, bint reevaluate) noexcept nogil:
@@ -206,7 +208,6 @@ cdef void decide_flush(worker_t *w, uint32_t verdict_id, bint reevaluate) noexce
             # One that is still being set up asks when it opens (flow_open): until then it needs the old texts.
     entry.users -= 1
     flowtable_free_if_idle(entry)
-    w.page[PC_FLOW_ENTRIES] = w.table.count
 
 
 cdef void decide_again(worker_t *w, flow_t *flow) noexcept nogil:

@@ -156,6 +156,7 @@ cdef int loop(worker_t *w) noexcept nogil:
         w.tight = pool_tight(&w.pool)
         pods_free_graves(w)
         decide_report_evicted(w)
+        w.page[PC_FLOW_ENTRIES] = w.table.count
         if w.draining:
             control_drain_check(w)
     return -EPROTO if w.failed else 0

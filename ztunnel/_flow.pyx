@@ -4,7 +4,8 @@ from libc.errno cimport ECONNRESET, EPIPE, ETIMEDOUT
 from libc.stdlib cimport calloc, free
 
 from meshcore cimport linux
-from meshcore.flowtable cimport flowtable_free_if_idle, link_add, link_del, link_init
+from meshcore.flowtable cimport (ENTRY_PENDING, flowtable_drop, flowtable_free_if_idle, link_add, link_del,
+                                 link_init)
 from meshcore.h2out cimport h2_consumed, h2_data_head, h2_headers, h2_remove, h2_reset
 from meshcore.h2types cimport *
 from meshcore.linux cimport EAGAIN, EINTR, MSG_DONTWAIT, MSG_PEEK, SHUT_WR, iovec, writev
@@ -56,7 +57,11 @@ cdef void flow_detach(worker_t *w, flow_t *flow) noexcept nogil:
     link_del(&flow.entry_link)
     entry.users -= 1
     flow.entry = NULL
-    flowtable_free_if_idle(entry)
+    if entry.state == ENTRY_PENDING and entry.users == 0:
+        # Nobody waits for the answer any more, which may never come: the next flow of the kind asks anew.
+        flowtable_drop(&w.table, entry)
+    else:
+        flowtable_free_if_idle(entry)
 
 
 cdef void flow_end(worker_t *w, flow_t *flow) noexcept nogil:

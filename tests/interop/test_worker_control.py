@@ -347,6 +347,7 @@ def test_an_upcall_that_is_never_answered_ends_in_time() -> None:
         with socket.create_connection(pod.outbound, timeout=10) as client:
             is_cut(client)
         assert worker.cell(PageCell.UPCALL_TIMEOUT) == 2
+        worker.wait_cell(PageCell.FLOW_ENTRIES, 0)
         worker.idle()
 
 
