@@ -80,7 +80,7 @@ cdef void flow_end(worker_t *w, flow_t *flow) noexcept nogil:
         elif flow.stream.id:
             if flow.stream.flags & S_LOCAL_END and flow.stream.flags & S_REMOTE_END:
                 h2_remove(&tunnel.h2, &flow.stream)
-            elif flow.stream.flags & S_LOCAL_END and tunnel.h2.server:
+            elif flow.stream.flags & S_LOCAL_END and tunnel.h2.server and not flow.bits & B_ABORT:
                 h2_reset(&tunnel.h2, &flow.stream, H2_NO_ERROR)
             else:
                 h2_reset(&tunnel.h2, &flow.stream, code)
@@ -449,7 +449,10 @@ cdef void stream_reset(worker_t *w, flow_t *flow, uint32_t code) noexcept nogil:
         return
     if code == H2_NO_ERROR:
         flow.bits |= B_REMOTE_END | B_UP_DONE
-        drain_queue(w, flow)
+        if flow.bits & B_APP_SHUT:
+            flow_end(w, flow)
+        else:
+            drain_queue(w, flow)
         return
     flow.bits |= B_ABORT
     if code != H2_CANCEL and code != H2_CONNECT_ERROR:

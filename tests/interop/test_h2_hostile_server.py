@@ -16,10 +16,12 @@ from tests.support.raw_h2 import (
     COMPRESSION_ERROR,
     DATA,
     END_HEADERS,
+    END_STREAM,
     ENHANCE_YOUR_CALM,
     FLOW_CONTROL_ERROR,
     FRAME_SIZE_ERROR,
     HEADERS,
+    NO_ERROR,
     PADDED,
     PING,
     PREFACE,
@@ -31,6 +33,7 @@ from tests.support.raw_h2 import (
     Raw,
     frame,
     literal,
+    reset,
     window_update,
 )
 from tests.support.worker_harness import TIMEOUT, Address, Harness, eventually, tunnel
@@ -227,3 +230,26 @@ def test_the_settings_of_the_client_are_upstreams() -> None:
         # ENABLE_PUSH, INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE, MAX_HEADER_LIST_SIZE; no MAX_CONCURRENT_STREAMS
         assert seen == {2: 0, 4: 4 * MIB, 5: MIB, 6: 16 << 10}
         assert set(credit) == {16 * MIB - 65_535}
+
+
+def test_a_server_that_has_ended_and_wants_no_more() -> None:
+    """RFC 9113 section 8.1: END_STREAM, then RST_STREAM(NO_ERROR)."""
+    ended = threading.Event()
+
+    def enough(peer: RawServer) -> None:
+        peer.accept()
+        peer.send(frame(DATA, END_STREAM, 1, b"enough"))
+        assert ended.wait(TIMEOUT)
+        peer.send(reset(1, NO_ERROR))
+        while peer.next() is not None:
+            pass
+
+    with server(enough) as address, Harness(tunnel(address)) as worker:
+        with socket.create_connection(worker.add_pod().outbound, TIMEOUT) as sock:
+            sock.settimeout(TIMEOUT)
+            sock.sendall(b"an upload that goes on")
+            assert apps.read_to_end(sock) == b"enough"
+            assert worker.cell(PageCell.FLOWS_OPEN) == 1, "the other direction goes on"
+            ended.set()
+            worker.wait_cell(PageCell.FLOWS_OPEN, 0)
+        worker.idle()
