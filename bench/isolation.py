@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
@@ -21,6 +22,7 @@ from typing import Final
 from bench import config
 from bench.errors import BenchError
 
+_LOOK: Final = 0.1  # seconds
 _END_WAIT: Final = 15.0  # seconds for the bench inside to take down its subjects
 
 
@@ -50,7 +52,16 @@ def run_inside(arguments: Sequence[str]) -> int:
         if process is not None and process.poll() is None:
             process.kill()
             process.wait(_END_WAIT)
+        _remove(directory)
+
+
+def _remove(directory: Path) -> None:
+    """Remove it; those whom the kernel is just ending may write to it for another moment."""
+    deadline = time.monotonic() + _END_WAIT
+    while directory.exists() and time.monotonic() < deadline:
         shutil.rmtree(directory, ignore_errors=True)
+        time.sleep(_LOOK)
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def _require(unshare: list[str]) -> None:
