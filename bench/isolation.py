@@ -49,6 +49,9 @@ def run_inside(arguments: Sequence[str]) -> int:
                 process.wait(_END_WAIT)
         return 128 + signal.SIGINT
     finally:
+        # A second signal (`timeout` sends two) must not cut the clean-up short; every wait in it is bounded.
+        for ignored in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(ignored, signal.SIG_IGN)
         if process is not None and process.poll() is None:
             process.kill()
             process.wait(_END_WAIT)
