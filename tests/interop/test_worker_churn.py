@@ -168,8 +168,9 @@ def test_workers_live_through_churn(seed: int) -> None:
                         worker.flush(verdict_id, reevaluate=False)
                 app.close_all()
                 eventually(lambda: near.cell(PageCell.FLOWS_OPEN) == 0, "the near flows are gone")
-                near.idle()
-                far.idle()
+                for worker in (near, far):
+                    worker.idle()
+                    assert worker.dump() == []  # also: every question before this was read by the control process
                 assert near.slot(records.SlotCell.OPENED) > 200, "hardly anything happened"
                 how[0] = apps.echo
                 with socket.create_connection(dial[0].outbound, timeout=10) as last:
