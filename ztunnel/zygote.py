@@ -1,7 +1,9 @@
 """The process that workers are forked from: Python, the extension modules, nothing else.
 
 Run as `python -I -S zygote.py FD ROOT MODULE`: a SOCK_SEQPACKET socket to the control process, the directory that holds
-the packages, and the module with `Worker`. A request is the worker's index (u32) with two descriptors: the worker's end
+the packages (or several, joined by colons), and the module with `Worker`.
+
+A request is the worker's index (u32) with two descriptors: the worker's end
 of its control socket and its counter page. Replies are (index, pid, kind, wait status). Ends when the control process
 does; the workers go on.
 
@@ -27,7 +29,7 @@ SCM_SPACE = 64  # bytes of ancillary data: room for two descriptors and more
 
 def main(fd: int, root: str, module: str) -> int:
     """Serve fork requests until the control process is gone."""
-    sys.path.insert(0, root)
+    sys.path[:0] = root.split(":")
     worker_class = __import__(module, fromlist=["Worker"]).Worker
     control = _socket.socket(fileno=fd)
     poll = select.poll()
