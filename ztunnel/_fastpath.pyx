@@ -111,12 +111,32 @@ cdef void run_ready(worker_t *w) noexcept nogil:
             tunnel_read(w, tunnel)
 
 
-cdef int loop(worker_t *w) noexcept nogil:
-    cdef epoll_event events[EVENTS_MAX]
+cdef void dispatch(worker_t *w, epoll_event *events, int count) noexcept nogil:
     cdef ev_t *ev
     cdef uint32_t bits
     cdef uint8_t ready
-    cdef int i, n, wait
+    cdef int i
+    for i in range(count):
+        ev = <ev_t *>events[i].data.ptr
+        if ev.fn is NULL:
+            continue
+        bits = events[i].events
+        ready = 0
+        if bits & EPOLLIN:
+            ready |= R_IN
+        if bits & EPOLLOUT:
+            ready |= R_OUT
+        if bits & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
+            ready |= R_HUP | R_IN
+        if bits & EPOLLERR:
+            ready |= R_OUT | R_ERR
+        ev.ready |= ready
+        ev.fn(w, ev.owner, ready)
+
+
+cdef int loop(worker_t *w) noexcept nogil:
+    cdef epoll_event events[EVENTS_MAX]
+    cdef int n, wait
     while not w.stop:
         wait = wheel_wait(&w.wheel, w.now_ms)
         if w.ready.next is not &w.ready:
@@ -131,22 +151,7 @@ cdef int loop(worker_t *w) noexcept nogil:
             n = 0
         read_clock(w)
         w.page[PC_LOOP_TURNS] += 1
-        for i in range(n):
-            ev = <ev_t *>events[i].data.ptr
-            if ev.fn is NULL:
-                continue
-            bits = events[i].events
-            ready = 0
-            if bits & EPOLLIN:
-                ready |= R_IN
-            if bits & EPOLLOUT:
-                ready |= R_OUT
-            if bits & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
-                ready |= R_HUP | R_IN
-            if bits & EPOLLERR:
-                ready |= R_OUT | R_ERR
-            ev.ready |= ready
-            ev.fn(w, ev.owner, ready)
+        dispatch(w, events, n)
         wheel_run(&w.wheel, w.now_ms)
         run_ready(w)
         tunnels_flush(w)

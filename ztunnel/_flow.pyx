@@ -407,7 +407,10 @@ cdef uint32_t write_group(worker_t *w, uint32_t first) noexcept nogil:
         return i
     if asked and flow.to_app.head is NULL:
         w.page[PC_WRITE] += 1
-        n = writev(flow.app.fd, vector, <int>count)
+        if count == 1:
+            n = linux.write(flow.app.fd, vector[0].iov_base, vector[0].iov_len)
+        else:
+            n = writev(flow.app.fd, vector, <int>count)
         if n < 0:
             if linux.errno != EAGAIN and linux.errno != EINTR:
                 app_lost(w, flow)

@@ -59,7 +59,7 @@ cdef int accept_captured(worker_t *w, listener_t *listener) noexcept nogil:
         flow.app.fd = fd
         flow.src = peer
         flow.protocol = PROTO_TCP
-        sock_original(w, fd, &flow.dst)
+        sock_original(w, fd, &peer, &flow.dst)
         decide(w, flow)
     return 0
 

@@ -118,20 +118,15 @@ cdef void sock_local(worker_t *w, int fd, addr_t *out) noexcept nogil:
     from_storage(&storage, out)
 
 
-cdef void sock_original(worker_t *w, int fd, addr_t *out) noexcept nogil:
+cdef void sock_original(worker_t *w, int fd, const addr_t *peer, addr_t *out) noexcept nogil:
     """Where the client meant to go: conntrack's word for REDIRECT, the local address for TPROXY and SK_LOOKUP."""
     cdef sockaddr_storage storage
     cdef socklen_t size = sizeof(storage)
     w.page[PC_SOCKOPT] += 1
-    if getsockopt(fd, IPPROTO_IP, SO_ORIGINAL_DST, &storage, &size) == 0:
+    if getsockopt(fd, IPPROTO_IP if addr_is_v4(peer) else IPPROTO_IPV6, SO_ORIGINAL_DST, &storage, &size) == 0:
         from_storage(&storage, out)
-        return
-    size = sizeof(storage)
-    w.page[PC_SOCKOPT] += 1
-    if getsockopt(fd, IPPROTO_IPV6, SO_ORIGINAL_DST, &storage, &size) == 0:
-        from_storage(&storage, out)
-        return
-    sock_local(w, fd, out)
+    else:
+        sock_local(w, fd, out)
 
 
 cdef int enter(worker_t *w, pod_t *pod) noexcept nogil:
