@@ -140,6 +140,14 @@ cdef extern from "<sys/signalfd.h>" nogil:
     const int SFD_NONBLOCK, SFD_CLOEXEC
     int signalfd(int fd, const sigset_t *mask, int flags)
 
+cdef extern from "<sys/timerfd.h>" nogil:
+    cdef struct itimerspec:
+        timespec it_interval
+        timespec it_value
+    const int TFD_NONBLOCK, TFD_CLOEXEC, TFD_TIMER_ABSTIME
+    int timerfd_create(int clock, int flags)
+    int timerfd_settime(int fd, int flags, const itimerspec *value, itimerspec *old)
+
 cdef extern from "<sys/random.h>" nogil:
     ssize_t getrandom(void *data, size_t size, unsigned int flags)
 

@@ -289,7 +289,8 @@ cdef enum:                       # page_cell
     PC_POOL_HIT = 42
     PC_POOL_DIAL = 43
     PC_CLOCK_MS = 44             # last loop turn, CLOCK_MONOTONIC: a hung worker shows
-    PC_COUNT = 45
+    PC_TIMER = 45                # times the alarm was set
+    PC_COUNT = 46
 
 cdef enum:                       # slot_cell
     SC_OPENED = 0

@@ -160,6 +160,7 @@ class PageCell(enum.IntEnum):
     POOL_HIT = 42
     POOL_DIAL = 43
     CLOCK_MS = 44
+    TIMER = 45
 
 
 class SlotCell(enum.IntEnum):

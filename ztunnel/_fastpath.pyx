@@ -134,11 +134,50 @@ cdef void dispatch(worker_t *w, epoll_event *events, int count) noexcept nogil:
         ev.fn(w, ev.owner, ready)
 
 
+cdef void on_alarm(worker_t *w, void *owner, uint32_t ready) noexcept nogil:
+    cdef uint64_t rings = 0
+    w.page[PC_READ] += 1
+    linux.read(w.alarm_ev.fd, &rings, sizeof(rings))
+    w.alarm_ms = 0
+
+
+cdef int open_alarm(worker_t *w) noexcept nogil:
+    """A timerfd that stays set over many waits. A timeout of epoll_wait would start and cancel a kernel timer at every
+    sleep, which costs more than the rest of the wait on a virtual machine."""
+    cdef epoll_event event
+    w.alarm_ev.fn = on_alarm
+    w.alarm_ev.fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC)
+    event.events = EPOLLIN
+    event.data.ptr = &w.alarm_ev
+    if w.alarm_ev.fd < 0 or epoll_ctl(w.epfd, EPOLL_CTL_ADD, w.alarm_ev.fd, &event) < 0:
+        return -linux.errno
+    return 0
+
+
+cdef int set_alarm(worker_t *w) noexcept nogil:
+    """-> timeout for epoll_wait: 0 when a timer is due, else -1, with the alarm set no later than the next timer."""
+    cdef int wait = wheel_wait(&w.wheel, w.now_ms)
+    cdef uint64_t due
+    cdef itimerspec when
+    if wait <= 0:
+        return wait
+    due = w.now_ms + <uint64_t>wait
+    if w.alarm_ms and w.alarm_ms <= due:
+        return -1
+    w.alarm_ms = due
+    when.it_interval.tv_sec = when.it_interval.tv_nsec = 0
+    when.it_value.tv_sec = <long>(due // 1000)
+    when.it_value.tv_nsec = <long>(due % 1000) * 1000000
+    w.page[PC_TIMER] += 1
+    timerfd_settime(w.alarm_ev.fd, TFD_TIMER_ABSTIME, &when, NULL)
+    return -1
+
+
 cdef int loop(worker_t *w) noexcept nogil:
     cdef epoll_event events[EVENTS_MAX]
     cdef int n, wait
     while not w.stop:
-        wait = wheel_wait(&w.wheel, w.now_ms)
+        wait = set_alarm(w)
         if w.ready.next is not &w.ready:
             wait = 0
         elif w.ready_tunnels.next is not &w.ready_tunnels:
@@ -236,10 +275,14 @@ cdef class Worker:
             read_clock(w)
             wheel_init(&w.wheel, w.now_ms)
             w.epfd = epoll_create1(EPOLL_CLOEXEC)
-            rc = -linux.errno if w.epfd < 0 else control_open(w)
+            rc = -linux.errno if w.epfd < 0 else open_alarm(w)
+            if rc == 0:
+                rc = control_open(w)
             if rc == 0:
                 rc = loop(w)
             control_close(w)
+            if w.alarm_ev.fd > 0:
+                linux.close(w.alarm_ev.fd)
             if w.epfd >= 0:
                 linux.close(w.epfd)
         return rc

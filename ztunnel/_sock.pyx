@@ -122,8 +122,9 @@ cdef void sock_original(worker_t *w, int fd, const addr_t *peer, addr_t *out) no
     """Where the client meant to go: conntrack's word for REDIRECT, the local address for TPROXY and SK_LOOKUP."""
     cdef sockaddr_storage storage
     cdef socklen_t size = sizeof(storage)
+    cdef int level = IPPROTO_IP if addr_is_v4(peer) else IPPROTO_IPV6
     w.page[PC_SOCKOPT] += 1
-    if getsockopt(fd, IPPROTO_IP if addr_is_v4(peer) else IPPROTO_IPV6, SO_ORIGINAL_DST, &storage, &size) == 0:
+    if getsockopt(fd, level, SO_ORIGINAL_DST, &storage, &size) == 0:
         from_storage(&storage, out)
     else:
         sock_local(w, fd, out)

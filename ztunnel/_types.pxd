@@ -266,6 +266,8 @@ cdef struct worker_t:
     pod_t *grave_pods
     ev_t control_ev
     ev_t signal_ev
+    ev_t alarm_ev
+    uint64_t alarm_ms            # when the alarm rings; 0: it is not set
     timer_t log_timer
     timer_t drain_timer
     timer_t accept_timer
