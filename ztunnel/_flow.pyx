@@ -182,7 +182,7 @@ cdef void dialled(worker_t *w, flow_t *flow, ev_t *ev) noexcept nogil:
     cdef int error
     if not ev.ready & (R_OUT | R_HUP):
         return
-    error = sock_error(w, ev.fd)
+    error = sock_error(w, ev.fd) if ev.ready & (R_HUP | R_ERR) else 0
     if error:
         if error == ETIMEDOUT:
             flow_fail(w, flow, FLAG_CONNECT, b"timed out connecting to the destination")
@@ -343,7 +343,8 @@ cdef void shut_app(worker_t *w, flow_t *flow) noexcept nogil:
     if flow.to_app.head is not NULL or not flow.bits & B_REMOTE_END or flow.bits & B_APP_SHUT:
         return
     flow.bits |= B_APP_SHUT | B_DOWN_DONE
-    linux.shutdown(flow.app.fd, SHUT_WR)
+    if not flow.bits & B_UP_DONE:
+        linux.shutdown(flow.app.fd, SHUT_WR)     # else the close that follows says the same
     half_closed(w, flow)
 
 

@@ -562,7 +562,7 @@ cdef void on_event(worker_t *w, void *owner, uint32_t ready) noexcept nogil:
     if tunnel.state == T_CONNECTING:
         if not ready & (R_OUT | R_HUP):
             return
-        error = sock_error(w, tunnel.ev.fd)
+        error = sock_error(w, tunnel.ev.fd) if ready & (R_HUP | R_ERR) else 0
         if error:
             if error == linux.ETIMEDOUT:
                 tunnel_break(w, tunnel, FLAG_NETWORK_POLICY, POLICY_HINT)
