@@ -23,8 +23,9 @@ def burn(seconds: float) -> None:
 
 def test_run_time_counts_what_a_process_ran() -> None:
     before = measure.run_time(os.getpid())
-    burn(0.05)
-    assert 0.05 <= measure.run_time(os.getpid()) - before < 0.5
+    burn(0.2)
+    # The kernel brings the figure up to date at ticks and switches, so it may lag by a few milliseconds.
+    assert 0.15 <= measure.run_time(os.getpid()) - before < 0.5
 
 
 def test_a_process_that_has_ended_is_an_error_not_zero() -> None:
