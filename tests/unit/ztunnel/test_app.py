@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -127,10 +128,13 @@ async def until(condition: Callable[[], object], what: str) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports: list[int] = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
+    """Below the range that the kernel takes client ports from, so nobody's connection is given one meanwhile."""
+    ports: list[int] = []
+    for port in random.sample(range(15_100, 30_000), 200):
+        with suppress(OSError), socket.create_server(("", port)):
+            ports.append(port)
+        if len(ports) == count:
+            break
     return ports
 
 
