@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from pathlib import Path
 
 import pytest
@@ -82,10 +83,11 @@ def test_http(request_: bytes, status: bytes) -> None:
     async def main() -> bytes:
         metrics = http.Metrics(lambda: 2)
         server = await http.serve(0, {"/metrics": lambda: (200, metrics.render())})
-        port = server.sockets[0].getsockname()[1]
+        # Port 0 gives each address family a port of its own, in no particular order.
+        port = next(each.getsockname()[1] for each in server.sockets if each.family == socket.AF_INET)
         try:
             async with asyncio.timeout(10):
-                reader, writer = await asyncio.open_connection("localhost", port)
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
                 writer.write(request_)
                 writer.write_eof()
                 return await _rest(reader)
