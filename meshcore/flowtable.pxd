@@ -43,7 +43,6 @@ cdef struct entry_t:
     uint32_t users               # flows in the list
     uint32_t mask
     uint32_t verdict_id
-    uint32_t cookie              # low half of the upcall cookie while pending
     uint32_t cert_id
     uint32_t label_id
     uint32_t weight              # sum of the endpoints'

@@ -644,7 +644,6 @@ cdef void on_goaway(h2_conn *conn, uint32_t last, uint32_t code) noexcept nogil:
         while stream is not NULL:
             if stream.id > last and (<flow_t *>stream.owner).state == F_REQUESTED:
                 h2_remove(conn, stream)
-                tunnel.flag = FLAG_CONNECT
                 if (<flow_t *>stream.owner).retries < RETRIES_MAX:
                     w.ops.stream_retry(w, <flow_t *>stream.owner)
                 else:

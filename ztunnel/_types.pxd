@@ -32,7 +32,6 @@ cdef enum:
     FORWARDED_MAX = 256
     BAGGAGE_MAX = 2048
     RETRIES_MAX = 2              # a stream that was never answered may move to another tunnel
-    SAMPLES_MAX = 64             # log lines that carry an error are cut at this many characters of detail
 
 cdef enum ready_bit:             # sticky readiness of an edge-triggered descriptor
     R_IN = 1
@@ -62,7 +61,6 @@ cdef enum:                       # flow_t.bits
     B_REMOTE_END = 4             # END_STREAM received, bytes may still be queued
     B_APP_SHUT = 8               # SHUT_WR done on the application's socket
     B_COUNTED = 16               # `opened` was counted: the close is counted too
-    B_RETRY = 32                 # being moved to another tunnel
     B_REEVALUATE = 64            # live, and asking again
     B_ABORT = 128                # close the application's socket with RST
 
@@ -168,8 +166,6 @@ cdef struct relay_t:             # the second socket of a plain flow, and its tw
     ev_t ev
     pipe_t up                    # client -> server
     pipe_t down
-    uint32_t pad
-    uint64_t moved[2]            # bytes; long flows go by splice
 
 cdef struct flow_t:              # one proxied connection
     worker_t *w
