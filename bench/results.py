@@ -35,7 +35,7 @@ class Memory(msgspec.Struct, frozen=True):
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
     """One scenario under one load.
 
-    A process is named "PROXY/PART", for example "ztunnel-1/control", "ztunnel-1/worker-0" or "client/envoy": parts of one
+    A process is named "PROXY/PART", as in "ztunnel-1/control", "ztunnel-1/worker-0" or "client/envoy": parts of one
     proxy are shown apart and summed. Proxies named in `beside` stand in the path but are not what is measured.
     """
 
@@ -50,7 +50,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     """Cores that neither the subjects nor the bench used: median over all rounds."""
     errors: int
     rate: Figure
-    """Units per second; for GB, times 8 it is Gbit/s."""
+    """Units per second; for GB, times 8 it is Gbit/s. For idle tunnels, how many were open."""
     cpu: dict[str, Figure]
     """CPU seconds per unit, by process."""
     cpu_total: Figure
@@ -65,8 +65,14 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     """The same over the scenario `direct` of the same round; absent when it was not measured."""
     memory: dict[Phase, dict[str, Memory]] = {}
     """By process: before the load, in the middle of it, and after it; medians over the rounds."""
+    alone: dict[str, int] = {}
+    """By proxy: bytes of all its parts under load as if nothing else on the machine mapped its files.
+
+    PSS divides a program's text among all that run it, which flatters whoever stands here several times; this is the
+    figure to set beside what a container is charged with.
+    """
     syscalls: dict[str, float] = {}
-    """System calls per unit, by process, from a slice of its own."""
+    """System calls per unit (bulk: per MB), by process, from a slice of its own."""
     ratio: dict[str, Figure] = {}
     """Scenario -> cpu_total of this one over that one's in the same round."""
     bytes_per_tunnel: dict[str, float] = {}

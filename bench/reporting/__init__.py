@@ -1,0 +1,1 @@
+"""Result documents as one HTML page with plots, and as Markdown."""
