@@ -22,8 +22,9 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
-PACKAGES = ("meshcore", "ambient", "ztunnel", "waypoint", "istiod", "cni")
-COMPILED = ("meshcore", "ztunnel", "waypoint")
+PACKAGES = ("meshcore", "ambient", "ztunnel", "waypoint", "istiod", "cni", "bench")
+COMPILED = ("meshcore", "ztunnel", "waypoint", "bench")
+SHIPPED = tuple(package for package in COMPILED if package != "bench")
 VARIANTS = ("release", "debug", "asan", "check", "none")
 JOBS = max(1, min(4, os.cpu_count() or 1))
 
@@ -114,6 +115,10 @@ class BuildExt(build_ext):
             self.inplace = False
         if self.inplace or VARIANT != "release":
             self.build_lib = f"build/{VARIANT}/lib"
+        else:
+            # What goes into build_lib here goes into a wheel, and the bench runs from the source tree only.
+            built: list[Extension] = self.distribution.ext_modules or []
+            self.extensions = [each for each in built if each.name.partition(".")[0] in SHIPPED]
 
     def run(self) -> None:
         if not self.extensions:

@@ -12,8 +12,8 @@ from bench.measure import Meter, Spread, spread
 from bench.suite import CASES, Slice, Suite
 
 _MISS_TRIES: Final = 3  # the quietest counts: a tail says nothing on a busy machine
-_KB: Final = 1024
-_MB: Final = 1024 * 1024
+_KB: Final = 1000
+_MB: Final = 1_000_000
 
 
 _IDLE_SUBJECTS: Final[dict[str, tuple[str, dict[str, str]]]] = {

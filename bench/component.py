@@ -18,7 +18,7 @@ from bench.subjects.base import Address
 from bench.suite import Progress
 from meshcore.errors import Unavailable
 
-_MB: Final = 1024 * 1024
+_MB: Final = 1_000_000
 _ENROL_WAIT: Final = 120.0  # seconds until hundreds of pods are enrolled
 _SERVE_WAIT: Final = 60.0
 _LOOK: Final = 0.1  # seconds between two looks at a dump, which costs the ztunnel something
@@ -74,7 +74,7 @@ def whole_ztunnel(directory: Path, progress: Progress, *, quick: bool) -> Whole:
         seconds = _SECONDS / 3 if quick else _SECONDS
         target = Address(WEB_2.ip, HTTP)
         netns = mesh.net.path(FRONTEND.name)
-        load.constant_in(netns, target, _PAGE, 1.0)
+        load.constant(target, 1.0, path=_PAGE, netns=netns)
         held: dict[str, Memory] = {}
         alone: dict[str, int] = {}
 
@@ -85,7 +85,7 @@ def whole_ztunnel(directory: Path, progress: Progress, *, quick: bool) -> Whole:
         progress(f"ztunnel: {config.RATE} requests/s through two whole ztunnels")
         meter = Meter(processes)
         meter.start()
-        outcome = load.constant_in(netns, target, _PAGE, seconds, halfway)
+        outcome = load.constant(target, seconds, halfway, path=_PAGE, netns=netns)
         usage = meter.stop()
     worst = max(mesh.ztunnels.values(), key=lambda name: alone[name])
     each = ", ".join(

@@ -31,6 +31,7 @@ CLOSED_CONNECTIONS: Final = 64
 FRESH_CONNECTIONS: Final = 16
 MISS_RATE: Final = 200  # new destinations/s
 IDLE_TUNNELS: Final = 10_000
+FILES: Final = 32_768  # descriptors of a process: two for each idle tunnel, and some for the rest
 IDENTITIES: Final = 250
 FLOWS: Final = 10_000  # entries of the table for the look-up figure
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -73,12 +74,23 @@ def _require(unshare: list[str]) -> None:
         raise BenchError(f"the bench needs root, or user namespaces: {tried.stderr.strip() or 'unshare failed'}")
 
 
+def _allow_files() -> None:
+    """Let every process have the descriptors that idle tunnels take: two for each, and some for the rest."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = max(hard, config.FILES) if hard != resource.RLIM_INFINITY else config.FILES
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
+    except (OSError, ValueError):  # without the right to raise the hard limit
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, hard), hard))
+
+
 def prepare() -> None:
-    """Inside: loopback up, and enough ports for a connection per request."""
+    """Inside: loopback up, enough ports for a connection per request, enough descriptors."""
     ip = subprocess.run(
         [config.tool("ip"), "link", "set", "lo", "up"], capture_output=True, text=True, timeout=10, check=False
     )
     if ip.returncode:
         raise BenchError(f"the loopback interface cannot be set up: {ip.stderr.strip()}")
+    _allow_files()
     with open("/proc/sys/net/ipv4/ip_local_port_range", "w") as file:  # noqa: PTH123 - procfs, one write
         file.write("23000 65535")

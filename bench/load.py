@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -13,13 +15,14 @@ from typing import Any, Final, NamedTuple
 
 from bench import config
 from bench.errors import BenchError
-from bench.measure import percentile
 from bench.subjects.base import Address
+from meshcore.errors import Unavailable
+from meshcore.netns import inside, open_netns
 
 _UNITS: Final = {"us": 1.0, "ms": 1e3, "s": 1e6, "m": 60e6}
 _WRK_ERRORS: Final = re.compile(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)")
 _WRK_LATENCY: Final = re.compile(r"^\s+(50|90|99)%\s+([\d.]+)(us|ms|s|m)\s*$", re.MULTILINE)
-_PERCENTILES: Final = (50, 90, 99)
+_PERCENTILES: Final = ("p50", "p90", "p99", "p999")
 
 
 class Outcome(NamedTuple):
@@ -29,6 +32,8 @@ class Outcome(NamedTuple):
     errors: int
     seconds: float
     latency_us: dict[str, float]
+    lag_us: float = 0.0
+    """P99 of how late the generator itself was; 0 where it does not say."""
 
     @property
     def rate(self) -> float:
@@ -41,7 +46,7 @@ Load = Callable[[Address, float, During], Outcome]
 """(address, seconds, what to do in the middle) -> outcome."""
 
 
-def _run(command: list[str], seconds: float, during: During) -> str:
+def run_generator(command: list[str], seconds: float, during: During) -> str:
     """Run a generator; `during` is called halfway. Raises BenchError when it fails or does not end."""
     process = subprocess.Popen(
         [config.tool("setpriv"), "--pdeathsig", "KILL", *command],
@@ -76,28 +81,72 @@ def program(name: str, *arguments: object) -> list[str]:
 
 def run_program(name: str, *arguments: object, seconds: float) -> dict[str, Any]:
     """Run one of the bench's own programs -> the object it printed."""
-    found: dict[str, Any] = json.loads(_run(program(name, *arguments), seconds, None))
+    found: dict[str, Any] = json.loads(run_generator(program(name, *arguments), seconds, None))
     return found
 
 
-def constant(address: Address, seconds: float, during: During = None) -> Outcome:
-    """1,000 requests/s, evenly spaced, on 16 connections that stay open; latency counts from when each was due."""
-    return _constant([], address, "/1k", seconds, during)
+def fetch(netns: str, address: Address, path: str, timeout: float = 3.0) -> str:
+    """One request from inside a namespace -> "" when the page came as it should, else what came instead.
+
+    Raises Unavailable when nobody answers.
+    """
+    fd = open_netns(netns)
+    try:
+        with inside(fd):
+            sock = socket.socket()
+    finally:
+        os.close(fd)
+    reply = b""
+    try:
+        with sock:
+            sock.settimeout(timeout)
+            sock.connect(address)
+            sock.sendall(f"GET {path} HTTP/1.1\r\nHost: {address.host}\r\nConnection: close\r\n\r\n".encode())
+            while data := sock.recv(65536):
+                reply += data
+    except OSError as error:
+        raise Unavailable(f"{address.host}:{address.port}: {error}") from error
+    if reply.startswith(b"HTTP/1.1 200 ") and reply.endswith(b"x" * config.BODY_BYTES):
+        return ""
+    return reply[:80].decode("latin-1") or "closed without an answer"
 
 
-def constant_in(netns: str, address: Address, path: str, seconds: float, during: During = None) -> Outcome:
-    """The same from inside a network namespace, for a page of the same size."""
-    return _constant([config.tool("nsenter"), f"--net={netns}", "--"], address, path, seconds, during)
+def generate(
+    address: Address,
+    seconds: float,
+    during: During = None,
+    *,
+    rate: int,
+    connections: int,
+    fresh: bool = False,
+    path: str = "/1k",
+    netns: str | None = None,
+) -> Outcome:
+    """The compiled generator (`_generator.pyx`), from inside a namespace if one is given.
+
+    Open loop at `rate` requests/s, evenly spaced, latency from when each was due; at rate 0 each of the connections
+    sends its next request when the last was answered. `fresh`: a connection for every request.
+    """
+    arguments: list[object] = [address.host, address.port, path, "--rate", rate, "--connections", connections]
+    arguments += ["--seconds", f"{seconds:g}", "--body-bytes", config.BODY_BYTES]
+    if fresh:
+        arguments.append("--fresh")
+    enter = [] if netns is None else [config.tool("nsenter"), f"--net={netns}", "--"]
+    found = json.loads(run_generator([*enter, *program("generate", *arguments)], seconds, during))
+    if found["requests"] == 0:
+        raise BenchError(f"no request to {address.host}:{address.port} was answered: {found['errors']}")
+    latency = {name: float(found["latency_us"][name]) for name in _PERCENTILES}
+    errors = sum(found["errors"].values())
+    return Outcome(found["requests"], errors, found["seconds"], latency, float(found["lag_us"]["p99"]))
 
 
-def _constant(enter: list[str], address: Address, path: str, seconds: float, during: During) -> Outcome:
-    arguments = (address.host, address.port, path, config.RATE, config.RATE_CONNECTIONS, seconds, config.BODY_BYTES)
-    found = json.loads(_run([*enter, *program("openloop", *arguments)], seconds, during))
-    ordered = sorted(found["latencies_us"])
-    if not ordered:
-        raise BenchError(f"no request to {address.host}:{address.port} was answered")
-    latency = {f"p{number}": percentile(ordered, number / 100) for number in _PERCENTILES}
-    return Outcome(found["requests"], found["errors"], found["seconds"], latency)
+def constant(
+    address: Address, seconds: float, during: During = None, *, path: str = "/1k", netns: str | None = None
+) -> Outcome:
+    """1,000 requests/s, evenly spaced, on 16 connections that stay open."""
+    return generate(
+        address, seconds, during, rate=config.RATE, connections=config.RATE_CONNECTIONS, path=path, netns=netns
+    )
 
 
 def _wrk(address: Address, seconds: float, during: During, connections: int, *headers: str) -> Outcome:
@@ -105,7 +154,7 @@ def _wrk(address: Address, seconds: float, during: During, connections: int, *he
     options = [f"-c{connections}", "-t1", f"-d{max(1, round(seconds))}", "--latency"]
     for header in headers:
         options += ["-H", header]
-    return parse_wrk(_run([config.tool("wrk"), *options, url], seconds, during))
+    return parse_wrk(run_generator([config.tool("wrk"), *options, url], seconds, during))
 
 
 def parse_wrk(output: str) -> Outcome:
@@ -133,7 +182,7 @@ def fresh(address: Address, seconds: float, during: During = None) -> Outcome:
 
 def _iperf(address: Address, seconds: float, during: During, *options: str) -> Outcome:
     command = [config.tool("iperf3"), "-c", address.host, "-p", str(address.port), "-J", "-t", f"{seconds:g}", *options]
-    found = json.loads(_run(command, seconds, during))
+    found = json.loads(run_generator(command, seconds, during))
     total = found["end"]["sum_received"]
     return Outcome(total["bytes"] / 1e9, 0, total["seconds"], {})
 

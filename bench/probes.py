@@ -59,10 +59,11 @@ class Verdicts(NamedTuple):
 
 
 @contextlib.contextmanager
-def _held(address: Address, count: int) -> Iterator[dict[str, float]]:
-    """Hold `count` connections open while the block runs; gives what `hold.py` says of them."""
+def held(address: Address, count: int, *, netns: str | None = None) -> Iterator[dict[str, float]]:
+    """Hold `count` connections open while the block runs, from inside a namespace; gives what `hold.py` says."""
+    enter = [] if netns is None else [config.tool("nsenter"), f"--net={netns}", "--"]
     process = subprocess.Popen(
-        [config.tool("setpriv"), "--pdeathsig", "KILL", *load.program("hold", *address, count, _AT_ONCE)],
+        [config.tool("setpriv"), "--pdeathsig", "KILL", *enter, *load.program("hold", *address, count, _AT_ONCE)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -85,7 +86,7 @@ def idle_tunnels(subject: Subject, count: int) -> Idle:
         return {name: memory([pid]).private for name, pid in subject.processes.items()}
 
     before = private()
-    with _held(subject.sink, count) as found:
+    with held(subject.sink, count) as found:
         time.sleep(_SETTLE)
         after = private()
     opened = int(found["open"])

@@ -13,7 +13,7 @@ import types
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-COMPILED = ("meshcore", "ztunnel", "waypoint")
+COMPILED = ("meshcore", "ztunnel", "waypoint", "bench")
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 

@@ -14,7 +14,7 @@ import sys
 import time
 
 ROOM = 64  # descriptors besides the connections
-TIMEOUT = 60.0
+TIMEOUT = 120.0
 
 host, port, count, at_once = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
