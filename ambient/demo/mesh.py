@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -58,9 +58,19 @@ Progress = Callable[[str], None]
 class Mesh:
     """One laptop mesh in one run directory."""
 
-    def __init__(self, run_dir: Path, progress: Progress) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        progress: Progress,
+        *,
+        pods: Sequence[Pod] = PODS,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        """`pods` stand from the beginning; `settings` go before those that the ztunnels get here otherwise."""
         self.run_dir = run_dir
         self.progress = progress
+        self._first_pods = tuple(pods)
+        self._settings = dict(settings or {})
         for name in ("logs", "netns", "config", "status", "istiod", "apps", *(each.name for each in NODES)):
             (run_dir / name).mkdir(exist_ok=True)
         self.logs = run_dir / "logs"
@@ -104,12 +114,13 @@ class Mesh:
         require_programs(_PROGRAMS, config.search_path())
         self.progress("two nodes and the control plane's place")
         self.net.build_nodes()
-        self.progress(f"{len(PODS)} pods: " + ", ".join(f"{pod.name} ({pod.node})" for pod in PODS))
+        pods = self._first_pods
+        self.progress(f"{len(pods)} pods: " + ", ".join(f"{pod.name} ({pod.node})" for pod in pods))
         self.manifests.write("namespaces", manifests.namespaces(enrolled=False))
         self.manifests.write("nodes", manifests.nodes())
-        self.manifests.write("service-accounts", manifests.service_accounts(PODS))
+        self.manifests.write("service-accounts", manifests.service_accounts(pods))
         self.manifests.write("services", [manifests.service(each) for each in SERVICES])
-        self.add_pods(*PODS)
+        self.add_pods(*pods)
 
     def start_istiod(self) -> None:
         """Start (again) the control plane; returns when it is ready."""
@@ -189,7 +200,7 @@ class Mesh:
             "ZTUNNEL_WORKER_THREADS": _WORKERS,
             "CONNECTION_TERMINATION_DEADLINE": "5s",
             "ISTIO_META_DNS_CAPTURE": "false",
-        }
+        } | self._settings
         self.processes.start(name, [*config.ambient_command(), "ztunnel"], netns=self.net.path(name), settings=settings)
         return name
 

@@ -38,6 +38,11 @@ http {
 """)
 
 
+def nginx_config(directory: Path, host: str, port: int) -> str:
+    """The configuration of an nginx whose files are in `directory`."""
+    return _NGINX.substitute(dir=directory, host=host, port=port, body="x" * config.BODY_BYTES)
+
+
 class Origin:
     """nginx with a 1 KB page, an iperf3 server, and a server that holds connections; also the subject `direct`."""
 
@@ -65,8 +70,7 @@ class Origin:
     def start(self) -> None:
         self._directory.mkdir()
         path = self._directory / "nginx.conf"
-        body = "x" * config.BODY_BYTES
-        path.write_text(_NGINX.substitute(dir=self._directory, host=config.ORIGIN, port=config.HTTP_PORT, body=body))
+        path.write_text(nginx_config(self._directory, config.ORIGIN, config.HTTP_PORT))
         command = [config.tool("nginx"), "-e", "stderr", "-c", str(path), "-p", str(self._directory)]
         nginx = self._processes.start("nginx", command)
         iperf = [config.tool("iperf3"), "-s", "-B", config.ORIGIN, "-p", str(config.BULK_PORT)]
