@@ -19,6 +19,7 @@ cdef struct timer_t:             # embedded in its owner; armed iff fn is not NU
 cdef struct wheel_t:
     uint64_t tick                # slots before this one have been visited
     uint32_t armed
+    uint32_t words               # bit n: occupied[n] is not 0
     uint64_t occupied[WHEEL_WORDS]
     timer_t *slots[WHEEL_SLOTS]
 

@@ -20,6 +20,8 @@ cdef void unlink(wheel_t *wheel, timer_t *timer) noexcept nogil:
         wheel.slots[slot] = timer.next
         if timer.next is NULL:
             wheel.occupied[slot >> 6] &= ~(<uint64_t>1 << (slot & 63))
+            if wheel.occupied[slot >> 6] == 0:
+                wheel.words &= ~(<uint32_t>1 << (slot >> 6))
     if timer.next is not NULL:
         timer.next.prev = timer.prev
     timer.next = timer.prev = NULL
@@ -42,6 +44,7 @@ cdef void timer_set(wheel_t *wheel, timer_t *timer, uint64_t due_ms, timer_fn fn
         timer.next.prev = timer
     wheel.slots[slot] = timer
     wheel.occupied[slot >> 6] |= <uint64_t>1 << (slot & 63)
+    wheel.words |= <uint32_t>1 << (slot >> 6)
     wheel.armed += 1
 
 
@@ -82,18 +85,18 @@ cdef void wheel_run(wheel_t *wheel, uint64_t now_ms) noexcept nogil:
 
 
 cdef int wheel_wait(wheel_t *wheel, uint64_t now_ms) noexcept nogil:
-    cdef uint32_t start, word, _i
+    cdef uint32_t start, word, later
     cdef uint64_t bits, ahead, due
     if wheel.armed == 0:
         return -1
     start = <uint32_t>(wheel.tick & (WHEEL_SLOTS - 1))
     word = start >> 6
     bits = wheel.occupied[word] & (~<uint64_t>0 << (start & 63))
-    for _i in range(WHEEL_WORDS + 1):
-        if bits:
-            ahead = ((((word << 6) + <uint32_t>ctz64(bits)) - start) & (WHEEL_SLOTS - 1))
-            due = (wheel.tick + ahead) << WHEEL_TICK_SHIFT
-            return 0 if due <= now_ms else <int>(due - now_ms)
-        word = (word + 1) & (WHEEL_WORDS - 1)
+    if bits == 0:
+        # The next word that has a timer, round the wheel: at last this one again, with the slots that are behind.
+        later = wheel.words & (~<uint32_t>1 << word)
+        word = <uint32_t>ctz64(later if later else wheel.words)
         bits = wheel.occupied[word]
-    return -1
+    ahead = ((word << 6) + <uint32_t>ctz64(bits) - start) & (WHEEL_SLOTS - 1)
+    due = (wheel.tick + ahead) << WHEEL_TICK_SHIFT
+    return 0 if due <= now_ms else <int>(due - now_ms)
