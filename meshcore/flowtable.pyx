@@ -380,8 +380,11 @@ cdef rec_endpoint *flowtable_pick(entry_t *entry, uint64_t random) noexcept nogi
     return &entry.endpoint[low]
 
 
-def bench_lookup(int flows, int loops):
-    """Nanoseconds per hit in a table of `flows` outbound entries with one mask (destination address and port)."""
+def bench_lookup(int flows, int loops, int masks=1):
+    """Nanoseconds per hit in a table of `flows` outbound entries with one mask (destination address and port).
+
+    `masks` (1 to MASKS_MAX): the entries stand under the last of so many, so that a hit has tried all others before.
+    """
     cdef flowtable_t table
     cdef flow_key key
     cdef rec_verdict verdict
@@ -389,16 +392,19 @@ def bench_lookup(int flows, int loops):
     cdef bint created = False
     cdef int i, found = 0
     cdef timespec start, end
-    if flowtable_init(&table, <uint32_t>flows + 1) < 0:
+    if masks < 1 or masks > MASKS_MAX:
+        raise ValueError(f"masks={masks} is not between 1 and {MASKS_MAX}")
+    if flowtable_init(&table, <uint32_t>(flows + masks)) < 0:
         raise MemoryError
     memset(&key, 0, sizeof(key))
     memset(&verdict, 0, sizeof(verdict))
     key.pod_id = 7
     key.direction = 1
-    verdict.mask = M_DST_IP | M_DST_PORT
-    for i in range(flows):
+    for i in range(1 - masks, flows):
+        # Below 0: one entry under each mask that is tried in vain, the peer, the host and so on in all combinations.
+        verdict.mask = M_DST_IP | M_DST_PORT | (<uint32_t>-i * M_PEER if i < 0 else 0)
         key.dst_ip[1] = <uint64_t>i
-        verdict.verdict_id = <uint32_t>i + 1
+        verdict.verdict_id = <uint32_t>(i + masks)
         entry = flowtable_pending(&table, &key, &created)
         flowtable_settle(&table, entry, &verdict, 0)
     with nogil:
