@@ -23,7 +23,7 @@ ASAN_RUN = LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-na
 	ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:handle_abort=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
 	PYTHONMALLOC=malloc
 
-.PHONY: help packages setup build build-debug build-asan demo test test-debug test-asan check bench clean
+.PHONY: help packages setup build build-debug build-asan build-seeded demo test test-debug test-asan check bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 20
@@ -47,6 +47,10 @@ build-debug: setup  ## the same with bounds checks and asserts, in build/debug/l
 build-asan: setup  ## the same with AddressSanitizer and UBSan, in build/asan/lib
 	@echo '[3/4] compiled extensions (sanitizers)'
 	@AMBIENT_BUILD=asan $(EXTENSIONS)
+
+build-seeded: setup  ## the release with defects that prove the performance gate, in build/seeded/lib
+	@echo '[3/4] compiled extensions (seeded)'
+	@AMBIENT_BUILD=seeded $(EXTENSIONS)
 
 demo: build  ## a two-node mesh on this machine, exercised and reported
 	@echo '[4/4] demo'

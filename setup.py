@@ -1,9 +1,10 @@
-"""Compiled extensions: which ones, with which directives, in which of four builds.
+"""Compiled extensions: which ones, with which directives, in which of five builds.
 
 AMBIENT_BUILD   directives and C flags                              where the modules go
 release         -O2, asserts compiled out (the default)             beside their source (--inplace)
 debug           boundscheck, asserts, -DMESH_DEBUG=1, -O1 -g        build/debug/lib
 asan            debug with AddressSanitizer and UBSan               build/asan/lib
+seeded          release with defects to turn on (meshcore/seeds)    build/seeded/lib
 check           release with every warning an error, always anew    build/check/lib
 none            no extensions: metadata and scripts only            -
 
@@ -25,7 +26,7 @@ ROOT = Path(__file__).resolve().parent
 PACKAGES = ("meshcore", "ambient", "ztunnel", "waypoint", "istiod", "cni", "bench")
 COMPILED = ("meshcore", "ztunnel", "waypoint", "bench")
 SHIPPED = tuple(package for package in COMPILED if package != "bench")
-VARIANTS = ("release", "debug", "asan", "check", "none")
+VARIANTS = ("release", "debug", "asan", "seeded", "check", "none")
 JOBS = max(1, min(4, os.cpu_count() or 1))
 
 VARIANT = os.environ.get("AMBIENT_BUILD") or "release"
@@ -62,6 +63,7 @@ VARIANT_CFLAGS = {
     "release": RELEASE_CFLAGS,
     "debug": DEBUG_CFLAGS,
     "asan": [*DEBUG_CFLAGS, "-U_FORTIFY_SOURCE", *SANITIZE],
+    "seeded": [*RELEASE_CFLAGS, "-DMESH_SEEDED=1"],
     "check": [*RELEASE_CFLAGS, "-Werror"],
 }
 LIBRARIES = ["ssl", "crypto", "nghttp2"]

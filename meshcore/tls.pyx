@@ -5,6 +5,7 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memchr, memcmp, memcpy, strlen
 
 from meshcore.openssl cimport *
+from meshcore.seeds cimport seed_copy
 
 # ALPN in wire form: the one protocol HBONE speaks.
 cdef const unsigned char *ALPN_H2 = b"\x02h2"
@@ -425,6 +426,7 @@ cdef int tls_read(tls_t *tls, uint8_t *data, int size) noexcept nogil:
 
 cdef int tls_write(tls_t *tls, const uint8_t *data, int size) noexcept nogil:
     cdef int rc
+    seed_copy(data, size)
     while size:
         rc = SSL_write(tls.ssl, data, size)
         if rc <= 0:

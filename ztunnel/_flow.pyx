@@ -12,6 +12,7 @@ from meshcore.linux cimport EAGAIN, EINTR, MSG_DONTWAIT, MSG_PEEK, SHUT_WR, iove
 from meshcore.nghttp2 cimport NGHTTP2_NV_FLAG_NONE, nghttp2_nv
 from meshcore.pool cimport queue_append, queue_clear, queue_write
 from meshcore.records cimport *
+from meshcore.seeds cimport seed_leak
 from meshcore.wheel cimport timer_clear, timer_set
 from ztunnel._log cimport count_closed, count_opened, log_complete, slot_of
 from ztunnel._relay cimport relay_close, relay_open, relay_pump
@@ -30,6 +31,7 @@ cdef flow_t *flow_new(worker_t *w, pod_t *pod, int direction) noexcept nogil:
     cdef flow_t *flow = <flow_t *>calloc(1, sizeof(flow_t))
     if flow is NULL:
         return NULL
+    seed_leak()
     flow.w = w
     flow.pod = pod
     flow.direction = <uint8_t>direction

@@ -154,7 +154,7 @@ def test_an_unknown_build_is_refused_in_one_line() -> None:
         check=False,
     )
     assert run.returncode == 1
-    assert run.stderr == "setup.py: AMBIENT_BUILD='fast' is not one of release, debug, asan, check, none\n"
+    assert run.stderr == "setup.py: AMBIENT_BUILD='fast' is not one of release, debug, asan, seeded, check, none\n"
 
 
 def find_python(**environment: str) -> subprocess.CompletedProcess[str]:
