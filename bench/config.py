@@ -10,13 +10,20 @@ import shutil
 from pathlib import Path
 from typing import Final
 
+import meshcore
 from bench.errors import BenchError
 
 ROOT: Final = Path(__file__).resolve().parent.parent
+BUILD: Final = Path(meshcore.__file__).parent.parent.resolve()
+"""Where the packages and extension modules of the build that is measured stand: ROOT, or a variant's directory."""
+
 PROGRAMS: Final = ROOT / "bench" / "programs"
 
 INSIDE: Final = "AMBIENT_BENCH_INSIDE"
 """Set when the bench has started itself again in namespaces of its own: its directory. Its children have it too."""
+
+SEED: Final = "MESH_SEED"
+"""Turns on a defect in a worker of the `seeded` build (meshcore/seeds.pxd); handed on to children."""
 
 # Loopback addresses. One per role, so that both halves of a pair can use the real HBONE port.
 ORIGIN: Final = "127.0.0.1"
@@ -76,5 +83,5 @@ def inside_environment(directory: Path) -> dict[str, str]:
 
 def child_environment(directory: Path) -> dict[str, str]:
     """A small environment, equal for everybody who measures."""
-    marker = {name: os.environ[name] for name in (INSIDE,) if name in os.environ}
-    return marker | {"PATH": search_path(), "HOME": str(directory), "LC_ALL": "C"}
+    handed_on = {name: os.environ[name] for name in (INSIDE, SEED) if name in os.environ}
+    return handed_on | {"PATH": search_path(), "HOME": str(directory), "LC_ALL": "C"}

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -54,33 +54,43 @@ class WorkerNode:
         self.faults: list[str] = []
 
     def start(self) -> None:
-        """Fork the worker and give it its configuration."""
+        """Start the worker and give it its configuration."""
         self.page = CounterPage(0)
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._zygote_link = ours
-        with self.log.open("ab") as log, theirs:
-            command = [config.tool("setpriv"), "--pdeathsig", "KILL", sys.executable, "-I", "-S", zygote.__file__]
-            self._zygote = subprocess.Popen(
-                [*command, str(theirs.fileno()), str(config.ROOT), WORKER_MODULE],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                env=config.child_environment(self.log.parent),
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-            )
         self._link, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with far:
             for end in (self._link, far):
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
-            socket.send_fds(ours, [zygote.REQUEST.pack(0)], [far.fileno(), self.page.fd])
-        ours.settimeout(_WAIT)
-        _, self.pid, kind, status = zygote.REPLY.unpack(ours.recv(zygote.REPLY.size))
-        if kind != zygote.STARTED:
-            raise BenchError(f"worker {self.name} ended at its start with status {status}")
+            self.pid = self.launch(far.fileno(), self.page.fd)
         settings = ztunnel_config.load(self._settings)
         self.send(records.encode_config(settings.worker_config(log_access=True)))
         self._thread = threading.Thread(target=self._serve, name=f"control-{self.name}", daemon=True)
         self._thread.start()
+
+    def launch(self, link: int, page: int) -> int:
+        """Start a worker on these descriptors -> its pid. Here: a zygote is started, and forks it."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._zygote_link = ours
+        program = ["-I", "-S", zygote.__file__, str(theirs.fileno()), str(config.BUILD), WORKER_MODULE]
+        with theirs:
+            self._zygote = self.spawn([sys.executable, *program], [theirs.fileno()])
+        socket.send_fds(ours, [zygote.REQUEST.pack(0)], [link, page])
+        ours.settimeout(_WAIT)
+        _, pid, kind, status = zygote.REPLY.unpack(ours.recv(zygote.REPLY.size))
+        if kind != zygote.STARTED:
+            raise BenchError(f"worker {self.name} ended at its start with status {status}")
+        return int(pid)
+
+    def spawn(self, command: Sequence[str], fds: Sequence[int]) -> subprocess.Popen[bytes]:
+        """Start a program that inherits `fds`, writes to the access log and is killed with us."""
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                [config.tool("setpriv"), "--pdeathsig", "KILL", *command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                env=config.child_environment(self.log.parent),
+                pass_fds=fds,
+                start_new_session=True,
+            )
 
     @property
     def zygote_pid(self) -> int:

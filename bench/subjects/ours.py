@@ -90,10 +90,16 @@ class Ours:
 
     name = "ours"
 
-    def __init__(self, directory: Path, authority: Authority, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        authority: Authority,
+        settings: Mapping[str, str] | None = None,
+        node: type[WorkerNode] = WorkerNode,
+    ) -> None:
         self._authority = authority
-        self.client = WorkerNode("client", directory, _outbound, settings)
-        self.server = WorkerNode("server", directory, _inbound, settings)
+        self.client = node("client", directory, _outbound, settings)
+        self.server = node("server", directory, _inbound, settings)
 
     http = Address("127.1.0.1", _OUTBOUND)
     bulk = Address("127.1.0.2", _OUTBOUND)
@@ -105,6 +111,11 @@ class Ours:
         return {"client": self.client.pid, "server": self.server.pid}
 
     def start(self) -> None:
+        self.launch()
+        await_answer(self.http, "our pair of workers")
+
+    def launch(self) -> None:
+        """Start both workers; nothing has gone through them yet, and nothing need stand at the origin."""
         for node in (self.client, self.server):
             node.start()
             leaf = self._authority.issue(node.name)
@@ -113,7 +124,6 @@ class Ours:
         # Any address reaches the outbound listener, as redirection inside a pod makes it do.
         self.client.add_pod([listen("0.0.0.0", _OUTBOUND), listen(config.ORIGIN), listen(config.ORIGIN)])
         self.server.add_pod([listen(_SERVER), listen(_SERVER), listen(_SERVER, _HBONE)])
-        await_answer(self.http, "our pair of workers")
 
     def stop(self) -> None:
         self.client.stop()
