@@ -23,7 +23,7 @@ ASAN_RUN = LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-na
 	ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:handle_abort=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
 	PYTHONMALLOC=malloc
 
-.PHONY: help packages setup build build-debug build-asan build-seeded demo test test-debug test-asan check bench clean
+.PHONY: help packages setup build build-debug build-asan build-seeded demo test test-debug test-asan check bench gate clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 20
@@ -73,11 +73,14 @@ check: build  ## formatting, lint, types, layering, stubs, compiler warnings
 	@scripts/check
 
 bench: build  ## the measurements, against Envoy in the same run
-	@scripts/virtualenv dev,bench
 	@echo '[4/4] bench'
-	@$(BIN)/python -m bench $(ARGS)
+	@$(BIN)/python -P -m bench $(ARGS)
+
+gate: build  ## refuses a change that makes the mesh slower or fatter
+	@echo '[4/4] gate'
+	@$(BIN)/python -P -m bench gate $(ARGS)
 
 clean:  ## everything built, except .venv
 	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	@find meshcore ztunnel waypoint -name '*.so' -delete
+	@find meshcore ztunnel waypoint bench -name '*.so' -delete
 	@find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +

@@ -12,7 +12,10 @@ import click
 
 from bench import config, isolation, measure, profiling
 from bench.bars import BARS, Context, Row
+from bench.gate.command import gate_command
 from bench.report import Reporter, as_object, write_json
+from bench.reporting.command import report_command
+from bench.scenarios.command import list_command, run_command, show_command
 from bench.suite import CASES, Suite, choose
 from meshcore.errors import MeshError
 
@@ -31,6 +34,10 @@ def cli(context: click.Context) -> None:
 
     \b
     Examples:
+      ambient bench list                            what can be measured
+      ambient bench run ambient-l4 --against envoy-sidecar
+      ambient bench report                          the newest runs as a page
+      ambient bench gate                            what CI holds every change to
       ambient bench bars --quick                    two short rounds of everything, a few minutes
       ambient bench bars                            what README.md reports
       ambient bench bars --only request --rounds 9  one bar, with care
@@ -98,6 +105,16 @@ def bars(
         sys.exit(EXIT_MISSED)
 
 
+cli.add_command(gate_command)
+cli.add_command(list_command)
+cli.add_command(report_command)
+cli.add_command(run_command)
+cli.add_command(show_command)
+
+_OUTSIDE: Final = frozenset({"list", "report", "show"})
+"""Commands that measure nothing need no namespaces."""
+
+
 def _terminated(number: int, _: FrameType | None) -> NoReturn:
     raise SystemExit(128 + number)
 
@@ -105,7 +122,7 @@ def _terminated(number: int, _: FrameType | None) -> NoReturn:
 def run(arguments: list[str]) -> int:
     """Run one command line -> its exit status; a mistake is one line, never a stack trace."""
     try:
-        if not config.is_inside() and not {"-h", "--help"} & set(arguments):
+        if not config.is_inside() and not {"-h", "--help"} & set(arguments) and not _OUTSIDE & set(arguments[:1]):
             return isolation.run_inside(arguments)
         signal.signal(signal.SIGTERM, _terminated)
         result = cli.main(arguments, prog_name="ambient bench", standalone_mode=False)
