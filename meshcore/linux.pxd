@@ -47,7 +47,7 @@ cdef extern from "<sys/socket.h>" nogil:
         int l_linger
     const int AF_INET, AF_INET6, SOCK_STREAM, SOCK_NONBLOCK, SOCK_CLOEXEC, SOL_SOCKET, SHUT_RD, SHUT_WR
     const int SO_MARK, SO_KEEPALIVE, SO_LINGER, SO_ERROR, SCM_RIGHTS, MSG_NOSIGNAL, MSG_DONTWAIT, MSG_CMSG_CLOEXEC
-    const int MSG_TRUNC, MSG_CTRUNC, MSG_PEEK
+    const int MSG_TRUNC, MSG_CTRUNC, MSG_PEEK, MSG_MORE
     int socket(int domain, int type, int protocol)
     int bind(int fd, const sockaddr *addr, socklen_t size)
     int connect(int fd, const sockaddr *addr, socklen_t size)
@@ -57,6 +57,7 @@ cdef extern from "<sys/socket.h>" nogil:
     int setsockopt(int fd, int level, int name, const void *value, socklen_t size)
     int shutdown(int fd, int how)
     ssize_t send(int fd, const void *data, size_t size, int flags)
+    ssize_t sendmsg(int fd, const msghdr *message, int flags)
     ssize_t recv(int fd, void *data, size_t size, int flags)
     ssize_t recvmsg(int fd, msghdr *message, int flags)
     cmsghdr *CMSG_FIRSTHDR(msghdr *message)

@@ -20,7 +20,7 @@ from ztunnel._flow cimport flow_fail, flow_ready, flows_run, spans_flush, stream
 from ztunnel._inbound cimport inbound_field, inbound_headers, inbound_proceed, inbound_stream
 from ztunnel._outbound cimport (outbound_field, outbound_headers, outbound_proceed, outbound_retry,
                                 outbound_tunnel_open)
-from ztunnel._pods cimport pods_free_graves
+from ztunnel._pods cimport pods_free_graves, pods_keepalive
 from ztunnel._tunnel cimport tunnel_mark, tunnel_read, tunnels_flush
 from ztunnel._types cimport *
 
@@ -63,6 +63,7 @@ OPS.tunnel_open = outbound_tunnel_open
 OPS.flow_fail = flow_fail
 OPS.spans_flush = spans_flush
 OPS.decide_again = decide_again
+OPS.keepalive = pods_keepalive
 
 
 cdef void read_clock(worker_t *w) noexcept nogil:

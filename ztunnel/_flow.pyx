@@ -2,13 +2,15 @@
 
 from libc.errno cimport ECONNRESET, EPIPE, ETIMEDOUT
 from libc.stdlib cimport calloc, free
+from libc.string cimport memset
 
 from meshcore cimport linux
 from meshcore.flowtable cimport (ENTRY_PENDING, flowtable_drop, flowtable_free_if_idle, link_add, link_del,
                                  link_init)
 from meshcore.h2out cimport h2_consumed, h2_data_head, h2_headers, h2_remove, h2_reset
 from meshcore.h2types cimport *
-from meshcore.linux cimport EAGAIN, EINTR, MSG_DONTWAIT, MSG_PEEK, SHUT_WR, iovec, writev
+from meshcore.linux cimport (EAGAIN, EINTR, MSG_DONTWAIT, MSG_MORE, MSG_NOSIGNAL, MSG_PEEK, SHUT_WR, iovec, msghdr,
+                             sendmsg)
 from meshcore.nghttp2 cimport NGHTTP2_NV_FLAG_NONE, nghttp2_nv
 from meshcore.pool cimport queue_append, queue_clear, queue_write
 from meshcore.records cimport *
@@ -23,6 +25,7 @@ from ztunnel._types cimport *
 cdef enum:
     FRAME_LEAST = 1024           # room below which a record is sealed rather than given a small frame
     IOV_MAX = 16
+    KEEP_AFTER_MS = 5000         # age at which a dialled connection gets keepalive, at the latest
 
 
 # === life ===
@@ -156,11 +159,20 @@ cdef void flow_timeout(void *owner) noexcept nogil:
 
 # === opening ===
 
+cdef uint32_t keep_after(worker_t *w) noexcept nogil:
+    """Milliseconds from a dial to the round that gives it keepalive: well before the first probe is due."""
+    cdef uint64_t least = <uint64_t>w.config.keepalive_idle_s * 500
+    if w.config.user_timeout_ms and w.config.user_timeout_ms // 2 < least:
+        least = w.config.user_timeout_ms // 2
+    return KEEP_AFTER_MS if least > KEEP_AFTER_MS else <uint32_t>least
+
+
 cdef void flow_dial(worker_t *w, flow_t *flow, const addr_t *to, bint spoof) noexcept nogil:
     cdef int fd, rc
     cdef ev_t *ev = &flow.app
     cdef ev_fn on_ready = on_app
     cdef const addr_t *source = &flow.src if spoof else NULL
+    cdef bint late
     flow.actual = to[0]
     if flow.direction != DIR_INBOUND_HBONE:
         if flow.relay is NULL and relay_open(w, flow) < 0:
@@ -169,11 +181,16 @@ cdef void flow_dial(worker_t *w, flow_t *flow, const addr_t *to, bint spoof) noe
         ev = &flow.relay.ev
         on_ready = on_far
     flow.state = F_DIALLING
-    fd = sock_dial(w, flow.pod, to, source)
+    # Most connections end before keepalive could find out anything, so its options are set on those that last
+    # (pods_keepalive): five calls less. One that was made before the last round has missed it.
+    late = flow.opened_ms <= w.kept_ms
+    fd = sock_dial(w, flow.pod, to, source, late)
     if fd < 0:
         flow_fail(w, flow, FLAG_CONNECT, b"connection to the destination failed")
         return
     ev.fd = fd
+    if w.keep_timer.fn is NULL and w.config.keepalive_idle_s and not late:
+        timer_set(&w.wheel, &w.keep_timer, w.now_ms + keep_after(w), w.ops.keepalive, w)
     timer_set(&w.wheel, &flow.timer, w.now_ms + w.config.connect_timeout_ms, flow_timeout, flow)
     rc = ev_add(w, ev, fd, on_ready, flow)
     if rc < 0:
@@ -206,15 +223,18 @@ cdef void flow_open(worker_t *w, flow_t *flow) noexcept nogil:
     timer_clear(&w.wheel, &flow.timer)
     flow.state = F_OPEN
     count_opened(w, flow)
-    # The request is nearly always there already, so the first read is tried without an event.
-    flow.app.ready |= R_IN | R_OUT
+    flow.app.ready |= R_OUT
+    if flow.direction != DIR_INBOUND_HBONE:
+        # Accepted, and watched from here on: the request is nearly always there already, so the first read is tried
+        # without an event. A dialled socket has been watched since it was made, and says when there is something.
+        flow.app.ready |= R_IN
     flow_watch(w, flow)
     if flow.state == F_OPEN and flow.bits & B_REEVALUATE:
         w.ops.decide_again(w, flow)
     if flow.state != F_OPEN:
         return
     if flow.relay is not NULL:
-        flow.relay.ev.ready |= R_IN | R_OUT
+        flow.relay.ev.ready |= R_OUT
         relay(w, flow)
         return
     drain_queue(w, flow)
@@ -341,12 +361,19 @@ cdef void delivered(worker_t *w, flow_t *flow, uint64_t size) noexcept nogil:
     h2_consumed(&flow.tunnel.h2, &flow.stream, <uint32_t>size)
 
 
+cdef inline bint shuts(flow_t *flow) noexcept nogil:
+    """Is the application told of the end, once its queue is empty, by a FIN of its own?"""
+    # With both directions done the close that follows says the same.
+    return flow.bits & (B_REMOTE_END | B_APP_SHUT | B_UP_DONE) == B_REMOTE_END
+
+
 cdef void shut_app(worker_t *w, flow_t *flow) noexcept nogil:
+    cdef bint tell = shuts(flow)
     if flow.to_app.head is not NULL or not flow.bits & B_REMOTE_END or flow.bits & B_APP_SHUT:
         return
     flow.bits |= B_APP_SHUT | B_DOWN_DONE
-    if not flow.bits & B_UP_DONE:
-        linux.shutdown(flow.app.fd, SHUT_WR)     # else the close that follows says the same
+    if tell:
+        linux.shutdown(flow.app.fd, SHUT_WR)
     half_closed(w, flow)
 
 
@@ -397,7 +424,9 @@ cdef uint32_t write_group(worker_t *w, uint32_t first) noexcept nogil:
     """Write the consecutive spans of one flow; -> index after the group."""
     cdef flow_t *flow = w.spans[first].flow
     cdef iovec vector[IOV_MAX]
+    cdef msghdr message
     cdef uint32_t i = first, count = 0, asked = 0, at
+    cdef int flags = MSG_NOSIGNAL
     cdef ssize_t n = 0
     while i < w.span_count and w.spans[i].flow is flow and count < IOV_MAX:
         if w.spans[i].size:
@@ -410,10 +439,15 @@ cdef uint32_t write_group(worker_t *w, uint32_t first) noexcept nogil:
         return i
     if asked and flow.to_app.head is NULL:
         w.page[PC_WRITE] += 1
+        if shuts(flow) and (i == w.span_count or w.spans[i].flow is not flow):
+            flags |= MSG_MORE    # shut_app follows: the last bytes and the FIN leave in one segment
         if count == 1:
-            n = linux.write(flow.app.fd, vector[0].iov_base, vector[0].iov_len)
+            n = linux.send(flow.app.fd, vector[0].iov_base, vector[0].iov_len, flags)
         else:
-            n = writev(flow.app.fd, vector, <int>count)
+            memset(&message, 0, sizeof(message))
+            message.msg_iov = vector
+            message.msg_iovlen = count
+            n = sendmsg(flow.app.fd, &message, flags)
         if n < 0:
             if linux.errno != EAGAIN and linux.errno != EINTR:
                 app_lost(w, flow)

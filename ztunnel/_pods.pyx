@@ -10,13 +10,14 @@ from meshcore.records cimport *
 from meshcore.wheel cimport timer_set
 from ztunnel._decide cimport control_send, decide
 from ztunnel._flow cimport flow_fail, flow_new
-from ztunnel._sock cimport ev_close, sock_accept, sock_listener, sock_original
+from ztunnel._sock cimport ev_close, sock_accept, sock_keepalive, sock_listener, sock_original, sock_waiting
 from ztunnel._tunnel cimport tunnel_accept, tunnel_break, tunnel_close, tunnel_drain
 from ztunnel._types cimport *
 
 cdef enum:
     DRAIN_GRACE_MS = 1000        # between the announcing GOAWAY and the refusing one: a round trip with room
     ACCEPT_PAUSE_MS = 100        # no descriptors or memory: the queue waits this long
+    KEEP_BATCH = 256             # sockets given keepalive in one turn
 
 
 cdef pod_t *pod_find(worker_t *w, uint32_t id) noexcept nogil:
@@ -27,10 +28,12 @@ cdef pod_t *pod_find(worker_t *w, uint32_t id) noexcept nogil:
 
 
 cdef int accept_tunnels(worker_t *w, listener_t *listener) noexcept nogil:
-    """Connections of peers to 15008: 0 | -errno, -EAGAIN as a rule."""
+    """Connections of peers to 15008: 0 | -errno."""
     cdef addr_t peer
-    cdef int _i, fd
-    for _i in range(ACCEPT_BATCH):
+    cdef int i, fd
+    for i in range(ACCEPT_BATCH):
+        if i and not sock_waiting(listener.ev.fd):
+            return 0
         fd = sock_accept(w, listener.ev.fd, &peer)
         if fd == -EINTR:
             continue
@@ -41,11 +44,13 @@ cdef int accept_tunnels(worker_t *w, listener_t *listener) noexcept nogil:
 
 
 cdef int accept_captured(worker_t *w, listener_t *listener) noexcept nogil:
-    """Connections redirected to 15001 and 15006: 0 | -errno, -EAGAIN as a rule."""
+    """Connections redirected to 15001 and 15006: 0 | -errno."""
     cdef flow_t *flow
     cdef addr_t peer
-    cdef int _i, fd
-    for _i in range(ACCEPT_BATCH):
+    cdef int i, fd
+    for i in range(ACCEPT_BATCH):
+        if i and not sock_waiting(listener.ev.fd):
+            return 0
         fd = sock_accept(w, listener.ev.fd, &peer)
         if fd == -EINTR:
             continue
@@ -204,6 +209,39 @@ cdef void pods_endpoint_gone(worker_t *w, const uint8_t *ip) noexcept nogil:
                 if flow.direction == DIR_OUTBOUND and flow.relay is not NULL and memcmp(flow.actual.ip, ip, 16) == 0:
                     flow_fail(w, flow, FLAG_CONNECT, b"endpoint is gone")
             pod = pod.chain
+
+
+cdef int dialled_fd(flow_t *flow) noexcept nogil:
+    if flow.relay is not NULL:
+        return flow.relay.ev.fd
+    return flow.app.fd if flow.direction == DIR_INBOUND_HBONE else -1
+
+
+cdef void pods_keepalive(void *owner) noexcept nogil:
+    """A timer: keepalive for every dialled connection that is younger than the last round. Pods list by age."""
+    cdef worker_t *w = <worker_t *>owner
+    cdef pod_t *pod
+    cdef flow_t *flow
+    cdef link_t *link
+    cdef int i, fd, left = KEEP_BATCH
+    for i in range(CHAINS):
+        pod = w.pods[i]
+        while pod is not NULL:
+            link = pod.flows.prev
+            while link is not &pod.flows and flow_of_pod(link).opened_ms > w.kept_ms:
+                flow = flow_of_pod(link)
+                link = link.prev
+                fd = dialled_fd(flow)
+                if fd < 0 or flow.bits & B_KEPT:
+                    continue
+                if left == 0:
+                    timer_set(&w.wheel, &w.keep_timer, w.now_ms, pods_keepalive, w)
+                    return
+                left -= 1
+                flow.bits |= B_KEPT
+                sock_keepalive(w, fd)
+            pod = pod.chain
+    w.kept_ms = w.now_ms
 
 
 cdef void drain_tunnels(worker_t *w, bint final) noexcept nogil:

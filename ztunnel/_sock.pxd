@@ -7,9 +7,12 @@ from ztunnel._types cimport addr_t, ev_fn, ev_t, listener_t, pod_t, worker_t
 cdef int ev_add(worker_t *w, ev_t *ev, int fd, ev_fn fn, void *owner) noexcept nogil        # 0 | -errno; edge-triggered
 cdef void ev_close(worker_t *w, ev_t *ev) noexcept nogil
 cdef int sock_accept(worker_t *w, int listener, addr_t *peer) noexcept nogil                # fd | -errno
+cdef bint sock_waiting(int listener) noexcept nogil
 cdef void sock_original(worker_t *w, int fd, const addr_t *peer, addr_t *out) noexcept nogil
 cdef void sock_local(worker_t *w, int fd, addr_t *out) noexcept nogil
-cdef int sock_dial(worker_t *w, pod_t *pod, const addr_t *to, const addr_t *spoof) noexcept nogil   # fd | -errno
+# Connects from inside the pod: fd | -errno. Keepalive at once, or the caller sees to it later.
+cdef int sock_dial(worker_t *w, pod_t *pod, const addr_t *to, const addr_t *spoof, bint keep) noexcept nogil
+cdef void sock_keepalive(worker_t *w, int fd) noexcept nogil
 cdef int sock_error(worker_t *w, int fd) noexcept nogil                                     # 0 | errno of the connect
 cdef void sock_reset_on_close(worker_t *w, int fd) noexcept nogil
 cdef void sock_listener(worker_t *w, int fd, bint keepalive) noexcept nogil

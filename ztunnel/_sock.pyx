@@ -78,9 +78,10 @@ cdef void option(worker_t *w, int fd, int level, int name, int value) noexcept n
     setsockopt(fd, level, name, &value, sizeof(int))
 
 
-cdef void keepalive(worker_t *w, int fd) noexcept nogil:
+cdef void sock_keepalive(worker_t *w, int fd) noexcept nogil:
     if w.config.keepalive_idle_s == 0:
         return
+    # In this order: the kernel counts the idle time from the last byte heard, however late it is told.
     option(w, fd, SOL_SOCKET, SO_KEEPALIVE, 1)
     option(w, fd, IPPROTO_TCP, TCP_KEEPIDLE, <int>w.config.keepalive_idle_s)
     option(w, fd, IPPROTO_TCP, TCP_KEEPINTVL, <int>w.config.keepalive_interval_s)
@@ -93,7 +94,16 @@ cdef void sock_listener(worker_t *w, int fd, bint with_keepalive) noexcept nogil
     """Accepted sockets inherit these from the listener, which saves a call each."""
     option(w, fd, IPPROTO_TCP, TCP_NODELAY, 1)
     if with_keepalive:
-        keepalive(w, fd)
+        sock_keepalive(w, fd)
+
+
+cdef bint sock_waiting(int listener) noexcept nogil:
+    """Is there a connection to accept? Asking costs a tenth of an accept that finds none: that one makes a socket and
+    throws it away."""
+    cdef pollfd state
+    state.fd = listener
+    state.events = POLLIN
+    return poll(&state, 1, 0) > 0
 
 
 cdef int sock_accept(worker_t *w, int listener, addr_t *peer) noexcept nogil:
@@ -158,7 +168,7 @@ cdef void bind_foreign(worker_t *w, int fd, bint v4, const addr_t *source) noexc
     linux.bind(fd, <sockaddr *>&storage, size)
 
 
-cdef int sock_dial(worker_t *w, pod_t *pod, const addr_t *to, const addr_t *spoof) noexcept nogil:
+cdef int sock_dial(worker_t *w, pod_t *pod, const addr_t *to, const addr_t *spoof, bint keep) noexcept nogil:
     cdef sockaddr_storage storage
     cdef bint v4 = addr_is_v4(to)
     cdef int fd, rc = enter(w, pod)
@@ -172,7 +182,8 @@ cdef int sock_dial(worker_t *w, pod_t *pod, const addr_t *to, const addr_t *spoo
     if w.config.packet_mark:
         option(w, fd, SOL_SOCKET, SO_MARK, <int>w.config.packet_mark)
     option(w, fd, IPPROTO_TCP, TCP_NODELAY, 1)
-    keepalive(w, fd)
+    if keep:
+        sock_keepalive(w, fd)
     if spoof is not NULL and not addr_same_ip(spoof, to) and addr_is_v4(spoof) == v4:
         bind_foreign(w, fd, v4, spoof)
     size = to_storage(to, &storage)

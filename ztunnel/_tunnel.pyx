@@ -238,7 +238,7 @@ cdef tunnel_t *tunnel_obtain(worker_t *w, flow_t *flow, cert_t *cert, sans_t *sa
             w.page[PC_POOL_HIT] += 1
             return tunnel
     w.page[PC_POOL_DIAL] += 1
-    fd = sock_dial(w, flow.pod, &flow.actual, NULL)
+    fd = sock_dial(w, flow.pod, &flow.actual, NULL, True)
     if fd < 0:
         rc[0] = fd
         return NULL

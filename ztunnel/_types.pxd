@@ -10,7 +10,7 @@ from meshcore.h2types cimport h2_conn, h2_stream
 from meshcore.pool cimport chunk_t, pool_t, queue_t
 from meshcore.records cimport rec_config, rec_endpoint
 from meshcore.tls cimport bundle_t, cert_t, sans_t, tls_env, tls_t
-from meshcore.wheel cimport timer_t, wheel_t
+from meshcore.wheel cimport timer_fn, timer_t, wheel_t
 
 cdef enum:
     EVENTS_MAX = 256             # events per epoll_wait
@@ -61,6 +61,7 @@ cdef enum:                       # flow_t.bits
     B_REMOTE_END = 4             # END_STREAM received, bytes may still be queued
     B_APP_SHUT = 8               # SHUT_WR done on the application's socket
     B_COUNTED = 16               # `opened` was counted: the close is counted too
+    B_KEPT = 32                  # the dialled socket has keepalive
     B_REEVALUATE = 64            # live, and asking again
     B_ABORT = 128                # close the application's socket with RST
 
@@ -221,6 +222,7 @@ cdef struct worker_ops:          # calls from a lower file to a higher one
     void (*flow_fail)(worker_t *w, flow_t *flow, int flag, const char *error) noexcept nogil
     void (*spans_flush)(worker_t *w) noexcept nogil
     void (*decide_again)(worker_t *w, flow_t *flow) noexcept nogil
+    timer_fn keepalive           # owner: the worker
 
 cdef struct worker_t:
     int epfd
@@ -267,6 +269,8 @@ cdef struct worker_t:
     timer_t log_timer
     timer_t drain_timer
     timer_t accept_timer
+    timer_t keep_timer
+    uint64_t kept_ms             # flows made until then have had their keepalive
     uint64_t drain_ms            # deadline
     span_t spans[SPANS_MAX]
     uint32_t span_count
