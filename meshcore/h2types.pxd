@@ -44,7 +44,6 @@ cdef enum:                       # h2_stream.flags
 
 cdef struct h2_stream:           # embedded in its owner
     h2_stream *next              # bucket chain
-    void *owner
     uint32_t id                  # 0: in no table
     int32_t send_window          # negative after a smaller INITIAL_WINDOW_SIZE
     int32_t recv_window          # what the peer may still send

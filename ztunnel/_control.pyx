@@ -395,17 +395,17 @@ cdef void control_read(worker_t *w) noexcept nogil:
 
 cdef void lost_control(worker_t *w) noexcept nogil:
     """The control process has died: go on with what is known. New flows wait, bounded, for one that may come."""
-    w.control_ev.fn = NULL
+    w.control_ev.kind = EV_DEAD
     linux.close(w.control)
     w.control = -1
     w.orphan = True
 
 
-cdef void on_control(worker_t *w, void *owner, uint32_t ready) noexcept nogil:
+cdef void control_event(worker_t *w, ev_t *ev, uint32_t ready) noexcept nogil:
     control_read(w)
 
 
-cdef void on_signal(worker_t *w, void *owner, uint32_t ready) noexcept nogil:
+cdef void control_signal(worker_t *w, ev_t *ev, uint32_t ready) noexcept nogil:
     """SIGTERM: an orphan drains, because nobody else can tell it to; otherwise the control process starts another."""
     cdef signalfd_siginfo info
     while linux.read(w.signal_ev.fd, &info, sizeof(info)) == sizeof(info):
@@ -422,7 +422,7 @@ cdef int watch_signals(worker_t *w) noexcept nogil:
     sigaddset(&set, SIGTERM)
     if sigprocmask(SIG_BLOCK, &set, NULL) < 0:
         return -linux.errno
-    w.signal_ev.fn = on_signal
+    w.signal_ev.kind = EV_SIGNAL
     w.signal_ev.fd = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC)
     event.events = EPOLLIN
     event.data.ptr = &w.signal_ev
@@ -442,7 +442,7 @@ cdef int control_open(worker_t *w) noexcept nogil:
     hello.head.size = sizeof(hello)
     hello.pid = <uint32_t>getpid()
     hello.records_version = RECORDS_VERSION
-    w.control_ev.fn = on_control
+    w.control_ev.kind = EV_CONTROL
     w.control_ev.fd = w.control
     event.events = EPOLLIN       # level-triggered: what a turn leaves is called again
     event.data.ptr = &w.control_ev

@@ -14,14 +14,15 @@ from meshcore.linux cimport *
 from meshcore.pool cimport pool_tight
 from meshcore.records cimport *
 from meshcore.wheel cimport wheel_init, wheel_run, wheel_wait
-from ztunnel._control cimport control_close, control_drain_check, control_open
+from ztunnel._control cimport control_close, control_drain_check, control_event, control_open, control_signal
 from ztunnel._decide cimport decide_again, decide_report_evicted
-from ztunnel._flow cimport flow_fail, flow_ready, flows_run, spans_flush, stream_data, stream_reset
+from ztunnel._flow cimport (flow_event, flow_fail, flow_far_event, flow_ready, flows_run, spans_flush, stream_data,
+                            stream_reset)
 from ztunnel._inbound cimport inbound_field, inbound_headers, inbound_proceed, inbound_stream
 from ztunnel._outbound cimport (outbound_field, outbound_headers, outbound_proceed, outbound_retry,
                                 outbound_tunnel_open)
-from ztunnel._pods cimport pods_free_graves, pods_keepalive
-from ztunnel._tunnel cimport tunnel_mark, tunnel_read, tunnels_flush
+from ztunnel._pods cimport pods_event, pods_free_graves, pods_keepalive
+from ztunnel._tunnel cimport tunnel_event, tunnel_mark, tunnel_read, tunnels_flush
 from ztunnel._types cimport *
 
 cdef enum:
@@ -51,6 +52,13 @@ cdef void stream_headers(worker_t *w, flow_t *flow, bint end) noexcept nogil:
 
 
 cdef worker_ops OPS
+OPS.on_event[EV_CONTROL] = control_event
+OPS.on_event[EV_SIGNAL] = control_signal
+OPS.on_event[EV_ALARM] = on_alarm
+OPS.on_event[EV_LISTENER] = pods_event
+OPS.on_event[EV_TUNNEL] = tunnel_event
+OPS.on_event[EV_APP] = flow_event
+OPS.on_event[EV_FAR] = flow_far_event
 OPS.proceed = proceed
 OPS.stream_new = inbound_stream
 OPS.stream_field = stream_field
@@ -119,7 +127,7 @@ cdef void dispatch(worker_t *w, epoll_event *events, int count) noexcept nogil:
     cdef int i
     for i in range(count):
         ev = <ev_t *>events[i].data.ptr
-        if ev.fn is NULL:
+        if ev.kind == EV_DEAD:
             continue
         bits = events[i].events
         ready = 0
@@ -132,10 +140,10 @@ cdef void dispatch(worker_t *w, epoll_event *events, int count) noexcept nogil:
         if bits & EPOLLERR:
             ready |= R_OUT | R_ERR
         ev.ready |= ready
-        ev.fn(w, ev.owner, ready)
+        w.ops.on_event[ev.kind](w, ev, ready)
 
 
-cdef void on_alarm(worker_t *w, void *owner, uint32_t ready) noexcept nogil:
+cdef void on_alarm(worker_t *w, ev_t *ev, uint32_t ready) noexcept nogil:
     cdef uint64_t rings = 0
     w.page[PC_READ] += 1
     linux.read(w.alarm_ev.fd, &rings, sizeof(rings))
@@ -146,7 +154,7 @@ cdef int open_alarm(worker_t *w) noexcept nogil:
     """A timerfd that stays set over many waits. A timeout of epoll_wait would start and cancel a kernel timer at every
     sleep, which costs more than the rest of the wait on a virtual machine."""
     cdef epoll_event event
-    w.alarm_ev.fn = on_alarm
+    w.alarm_ev.kind = EV_ALARM
     w.alarm_ev.fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC)
     event.events = EPOLLIN
     event.data.ptr = &w.alarm_ev

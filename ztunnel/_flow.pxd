@@ -1,7 +1,7 @@
 # Flows: life, relaying between an application and a tunnel stream, and plain relaying between two sockets.
 from libc.stdint cimport uint8_t, uint32_t
 
-from ztunnel._types cimport addr_t, entry_t, flow_t, pod_t, worker_t
+from ztunnel._types cimport addr_t, entry_t, ev_t, flow_t, pod_t, worker_t
 
 cdef flow_t *flow_new(worker_t *w, pod_t *pod, int direction) noexcept nogil                 # NULL: no memory
 cdef void flow_attach(worker_t *w, flow_t *flow, entry_t *entry) noexcept nogil              # takes part in its verdict
@@ -14,6 +14,8 @@ cdef int flow_answer(worker_t *w, flow_t *flow, int status, bint end) noexcept n
 cdef void flow_dial(worker_t *w, flow_t *flow, const addr_t *to, bint spoof) noexcept nogil
 cdef void flow_open(worker_t *w, flow_t *flow) noexcept nogil                                # both sides are there
 cdef void flow_watch(worker_t *w, flow_t *flow) noexcept nogil                               # put the socket into epoll
+cdef void flow_event(worker_t *w, ev_t *ev, uint32_t ready) noexcept nogil                   # of flow_t.app
+cdef void flow_far_event(worker_t *w, ev_t *ev, uint32_t ready) noexcept nogil               # of relay_t.ev
 cdef void flow_ready(worker_t *w, flow_t *flow) noexcept nogil
 cdef void flows_run(worker_t *w) noexcept nogil                                              # those on the ready list
 cdef void flow_timeout(void *owner) noexcept nogil

@@ -39,7 +39,6 @@ cdef flow_t *flow_new(worker_t *w, pod_t *pod, int direction) noexcept nogil:
     flow.pod = pod
     flow.direction = <uint8_t>direction
     flow.app.fd = -1
-    flow.stream.owner = flow
     flow.opened_ms = w.now_ms
     link_add(&pod.flows, &flow.pod_link)
     pod.users += 1
@@ -170,7 +169,7 @@ cdef uint32_t keep_after(worker_t *w) noexcept nogil:
 cdef void flow_dial(worker_t *w, flow_t *flow, const addr_t *to, bint spoof) noexcept nogil:
     cdef int fd, rc
     cdef ev_t *ev = &flow.app
-    cdef ev_fn on_ready = on_app
+    cdef int kind = EV_APP
     cdef const addr_t *source = &flow.src if spoof else NULL
     cdef bint late
     flow.actual = to[0]
@@ -179,7 +178,7 @@ cdef void flow_dial(worker_t *w, flow_t *flow, const addr_t *to, bint spoof) noe
             flow_fail(w, flow, FLAG_CONNECT, b"out of memory")
             return
         ev = &flow.relay.ev
-        on_ready = on_far
+        kind = EV_FAR
     flow.state = F_DIALLING
     # Most connections end before keepalive could find out anything, so its options are set on those that last
     # (pods_keepalive): five calls less. One that was made before the last round has missed it.
@@ -192,7 +191,7 @@ cdef void flow_dial(worker_t *w, flow_t *flow, const addr_t *to, bint spoof) noe
     if w.keep_timer.fn is NULL and w.config.keepalive_idle_s and not late:
         timer_set(&w.wheel, &w.keep_timer, w.now_ms + keep_after(w), w.ops.keepalive, w)
     timer_set(&w.wheel, &flow.timer, w.now_ms + w.config.connect_timeout_ms, flow_timeout, flow)
-    rc = ev_add(w, ev, fd, on_ready, flow)
+    rc = ev_add(w, ev, fd, kind)
     if rc < 0:
         flow_fail(w, flow, FLAG_CONNECT, b"epoll refused the socket")
 
@@ -215,7 +214,7 @@ cdef void dialled(worker_t *w, flow_t *flow, ev_t *ev) noexcept nogil:
 
 
 cdef void flow_watch(worker_t *w, flow_t *flow) noexcept nogil:
-    if flow.app.armed == 0 and ev_add(w, &flow.app, flow.app.fd, on_app, flow) < 0:
+    if flow.app.armed == 0 and ev_add(w, &flow.app, flow.app.fd, EV_APP) < 0:
         flow_fail(w, flow, FLAG_NONE, b"epoll refused the socket")
 
 
@@ -535,16 +534,16 @@ cdef bint broken(worker_t *w, flow_t *flow, ev_t *ev, uint32_t ready) noexcept n
     return True
 
 
-cdef void on_far(worker_t *w, void *owner, uint32_t ready) noexcept nogil:
-    cdef flow_t *flow = <flow_t *>owner
+cdef void flow_far_event(worker_t *w, ev_t *ev, uint32_t ready) noexcept nogil:
+    cdef flow_t *flow = relay_of_ev(ev).flow
     if flow.state == F_DIALLING:
         dialled(w, flow, &flow.relay.ev)
     elif flow.state == F_OPEN and not broken(w, flow, &flow.relay.ev, ready):
         relay(w, flow)
 
 
-cdef void on_app(worker_t *w, void *owner, uint32_t ready) noexcept nogil:
-    cdef flow_t *flow = <flow_t *>owner
+cdef void flow_event(worker_t *w, ev_t *ev, uint32_t ready) noexcept nogil:
+    cdef flow_t *flow = flow_of_app(ev)
     if flow.state == F_DIALLING and flow.relay is NULL:
         dialled(w, flow, &flow.app)
         return

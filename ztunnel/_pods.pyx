@@ -69,8 +69,8 @@ cdef int accept_captured(worker_t *w, listener_t *listener) noexcept nogil:
     return 0
 
 
-cdef void on_listener(worker_t *w, void *owner, uint32_t ready) noexcept nogil:
-    cdef listener_t *listener = <listener_t *>owner
+cdef void pods_event(worker_t *w, ev_t *ev, uint32_t ready) noexcept nogil:
+    cdef listener_t *listener = listener_of_ev(ev)
     cdef int rc
     rc = accept_tunnels(w, listener) if listener.direction == DIR_INBOUND_HBONE else accept_captured(w, listener)
     if rc == -EMFILE or rc == -ENFILE or rc == -ENOMEM or rc == -ENOBUFS:
@@ -89,7 +89,7 @@ cdef void listeners_want(worker_t *w, uint32_t events) noexcept nogil:
         while pod is not NULL:
             for j in range(3):
                 event.data.ptr = &pod.listeners[j].ev
-                if pod.listeners[j].ev.fn is not NULL:
+                if pod.listeners[j].ev.kind != EV_DEAD:
                     epoll_ctl(w.epfd, EPOLL_CTL_MOD, pod.listeners[j].ev.fd, &event)
             pod = pod.chain
 
@@ -104,8 +104,7 @@ cdef int listen_on(worker_t *w, listener_t *listener, int fd) noexcept nogil:
     sock_listener(w, fd, listener.direction != DIR_INBOUND_HBONE)
     w.page[PC_SOCKETS_OPEN] += 1
     listener.ev.fd = fd
-    listener.ev.fn = on_listener
-    listener.ev.owner = listener
+    listener.ev.kind = EV_LISTENER
     event.events = EPOLLIN
     event.data.ptr = &listener.ev
     if epoll_ctl(w.epfd, EPOLL_CTL_ADD, fd, &event) < 0:
@@ -151,7 +150,7 @@ cdef void close_listeners(worker_t *w, pod_t *pod) noexcept nogil:
     cdef epoll_event unused
     cdef int i
     for i in range(3):
-        if pod.listeners[i].ev.fn is not NULL:
+        if pod.listeners[i].ev.kind != EV_DEAD:
             # The control process keeps a duplicate, so closing ours would leave the registration behind.
             epoll_ctl(w.epfd, EPOLL_CTL_DEL, pod.listeners[i].ev.fd, &unused)
             ev_close(w, &pod.listeners[i].ev)

@@ -57,6 +57,7 @@ cdef int relay_open(worker_t *w, flow_t *flow) noexcept nogil:
     cdef relay_t *relay = <relay_t *>calloc(1, sizeof(relay_t))
     if relay is NULL:
         return -ENOMEM
+    relay.flow = flow
     relay.ev.fd = -1
     relay.up.fds[0] = relay.up.fds[1] = relay.down.fds[0] = relay.down.fds[1] = -1
     flow.relay = relay

@@ -2,9 +2,9 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from meshcore.linux cimport sockaddr_storage, socklen_t
-from ztunnel._types cimport addr_t, ev_fn, ev_t, listener_t, pod_t, worker_t
+from ztunnel._types cimport EV_DEAD, addr_t, ev_t, listener_t, pod_t, worker_t
 
-cdef int ev_add(worker_t *w, ev_t *ev, int fd, ev_fn fn, void *owner) noexcept nogil        # 0 | -errno; edge-triggered
+cdef int ev_add(worker_t *w, ev_t *ev, int fd, int kind) noexcept nogil                     # 0 | -errno; edge-triggered
 cdef void ev_close(worker_t *w, ev_t *ev) noexcept nogil
 cdef int sock_accept(worker_t *w, int listener, addr_t *peer) noexcept nogil                # fd | -errno
 cdef bint sock_waiting(int listener) noexcept nogil

@@ -48,10 +48,9 @@ cdef socklen_t to_storage(const addr_t *addr, sockaddr_storage *storage) noexcep
     return sizeof(sockaddr_in6)
 
 
-cdef int ev_add(worker_t *w, ev_t *ev, int fd, ev_fn fn, void *owner) noexcept nogil:
+cdef int ev_add(worker_t *w, ev_t *ev, int fd, int kind) noexcept nogil:
     cdef epoll_event event
-    ev.fn = fn
-    ev.owner = owner
+    ev.kind = <uint8_t>kind
     ev.fd = fd
     event.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET
     event.data.ptr = ev
@@ -63,8 +62,8 @@ cdef int ev_add(worker_t *w, ev_t *ev, int fd, ev_fn fn, void *owner) noexcept n
 
 
 cdef void ev_close(worker_t *w, ev_t *ev) noexcept nogil:
-    """Closes the descriptor; the kernel takes it out of the epoll set, and `fn` NULL out of the current batch."""
-    ev.fn = NULL
+    """Closes the descriptor; the kernel takes it out of the epoll set, and EV_DEAD out of the current batch."""
+    ev.kind = EV_DEAD
     ev.armed = 0
     if ev.fd >= 0:
         w.page[PC_CLOSE] += 1

@@ -3,7 +3,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from meshcore.nghttp2 cimport nghttp2_nv
 from meshcore.tls cimport cert_t, sans_t
-from ztunnel._types cimport addr_t, flow_t, pod_t, tunnel_t, worker_t
+from ztunnel._types cimport addr_t, ev_t, flow_t, pod_t, tunnel_t, worker_t
 
 cdef void tunnel_accept(worker_t *w, pod_t *pod, int fd, const addr_t *peer) noexcept nogil
 cdef void tunnel_certified(worker_t *w, tunnel_t *tunnel, cert_t *cert) noexcept nogil     # a T_WAIT_CERT one goes on
@@ -21,3 +21,4 @@ cdef void tunnel_drain(worker_t *w, tunnel_t *tunnel, bint final) noexcept nogil
 cdef void tunnel_stream_gone(worker_t *w, tunnel_t *tunnel) noexcept nogil
 cdef void tunnels_flush(worker_t *w) noexcept nogil                                          # end of the loop turn
 cdef void tunnel_read(worker_t *w, tunnel_t *tunnel) noexcept nogil
+cdef void tunnel_event(worker_t *w, ev_t *ev, uint32_t ready) noexcept nogil

@@ -188,7 +188,7 @@ cdef void tunnel_accept(worker_t *w, pod_t *pod, int fd, const addr_t *peer) noe
     cert = <cert_t *>slot_find(w.certs, pod.cert_id)
     if cert is not NULL:
         start_tls(w, tunnel, cert, NULL)
-    if ev_add(w, &tunnel.ev, fd, on_event, tunnel) < 0:
+    if ev_add(w, &tunnel.ev, fd, EV_TUNNEL) < 0:
         tunnel.ev.fd = fd
         tunnel_break(w, tunnel, FLAG_NONE, b"epoll refused the socket")
 
@@ -255,7 +255,7 @@ cdef tunnel_t *tunnel_obtain(worker_t *w, flow_t *flow, cert_t *cert, sans_t *sa
     link_add(bucket, &tunnel.pool_link)
     timer_set(&w.wheel, &tunnel.timer, w.now_ms + w.config.connect_timeout_ms, on_timer, tunnel)
     start_tls(w, tunnel, cert, sans)
-    if ev_add(w, &tunnel.ev, fd, on_event, tunnel) < 0:
+    if ev_add(w, &tunnel.ev, fd, EV_TUNNEL) < 0:
         tunnel.ev.fd = fd
         tunnel_break(w, tunnel, FLAG_CONNECT, b"epoll refused the socket")
     return tunnel
@@ -272,7 +272,7 @@ cdef flow_t *first_flow(tunnel_t *tunnel) noexcept nogil:
     cdef int i
     for i in range(H2_BUCKETS):
         if tunnel.h2.buckets[i] is not NULL:
-            return <flow_t *>tunnel.h2.buckets[i].owner
+            return flow_of_stream(tunnel.h2.buckets[i])
     return NULL
 
 
@@ -553,8 +553,8 @@ cdef void tunnel_read(worker_t *w, tunnel_t *tunnel) noexcept nogil:
         link_add(&w.ready_tunnels, &tunnel.ready_link)
 
 
-cdef void on_event(worker_t *w, void *owner, uint32_t ready) noexcept nogil:
-    cdef tunnel_t *tunnel = <tunnel_t *>owner
+cdef void tunnel_event(worker_t *w, ev_t *ev, uint32_t ready) noexcept nogil:
+    cdef tunnel_t *tunnel = tunnel_of_ev(ev)
     cdef ssize_t n
     cdef int error
     if tunnel.broken is not NULL:
@@ -598,23 +598,23 @@ cdef h2_stream *on_stream(h2_conn *conn, uint32_t id) noexcept nogil:
 
 cdef void on_header(h2_conn *conn, h2_stream *stream, const nghttp2_nv *field) noexcept nogil:
     cdef worker_t *w = (<tunnel_t *>conn.owner).w
-    w.ops.stream_field(w, <flow_t *>stream.owner, <const char *>field.name, field.namelen, <const char *>field.value,
+    w.ops.stream_field(w, flow_of_stream(stream), <const char *>field.name, field.namelen, <const char *>field.value,
                        field.valuelen)
 
 
 cdef void on_headers(h2_conn *conn, h2_stream *stream, bint end) noexcept nogil:
     cdef worker_t *w = (<tunnel_t *>conn.owner).w
-    w.ops.stream_headers(w, <flow_t *>stream.owner, end)
+    w.ops.stream_headers(w, flow_of_stream(stream), end)
 
 
 cdef void on_data(h2_conn *conn, h2_stream *stream, const uint8_t *data, uint32_t size, bint end) noexcept nogil:
     cdef worker_t *w = (<tunnel_t *>conn.owner).w
-    w.ops.stream_data(w, <flow_t *>stream.owner, data, size, end)
+    w.ops.stream_data(w, flow_of_stream(stream), data, size, end)
 
 
 cdef void on_reset(h2_conn *conn, h2_stream *stream, uint32_t code) noexcept nogil:
     cdef tunnel_t *tunnel = <tunnel_t *>conn.owner
-    cdef flow_t *flow = <flow_t *>stream.owner
+    cdef flow_t *flow = flow_of_stream(stream)
     if code == H2_REFUSED_STREAM and flow.state == F_REQUESTED and flow.retries < RETRIES_MAX:
         tunnel.w.ops.stream_retry(tunnel.w, flow)
     else:
@@ -626,7 +626,7 @@ cdef void on_window(h2_conn *conn, h2_stream *stream) noexcept nogil:
     if stream is NULL:
         wake(tunnel.w, tunnel)
     else:
-        tunnel.w.ops.flow_ready(tunnel.w, <flow_t *>stream.owner)
+        tunnel.w.ops.flow_ready(tunnel.w, flow_of_stream(stream))
 
 
 cdef void on_goaway(h2_conn *conn, uint32_t last, uint32_t code) noexcept nogil:
@@ -642,12 +642,12 @@ cdef void on_goaway(h2_conn *conn, uint32_t last, uint32_t code) noexcept nogil:
     for i in range(H2_BUCKETS):
         stream = conn.buckets[i]
         while stream is not NULL:
-            if stream.id > last and (<flow_t *>stream.owner).state == F_REQUESTED:
+            if stream.id > last and flow_of_stream(stream).state == F_REQUESTED:
                 h2_remove(conn, stream)
-                if (<flow_t *>stream.owner).retries < RETRIES_MAX:
-                    w.ops.stream_retry(w, <flow_t *>stream.owner)
+                if flow_of_stream(stream).retries < RETRIES_MAX:
+                    w.ops.stream_retry(w, flow_of_stream(stream))
                 else:
-                    w.ops.flow_fail(w, <flow_t *>stream.owner, FLAG_CONNECT, b"peer is going away")
+                    w.ops.flow_fail(w, flow_of_stream(stream), FLAG_CONNECT, b"peer is going away")
                 stream = conn.buckets[i]
             else:
                 stream = stream.next

@@ -65,16 +65,26 @@ cdef enum:                       # flow_t.bits
     B_REEVALUATE = 64            # live, and asking again
     B_ABORT = 128                # close the application's socket with RST
 
-ctypedef void (*ev_fn)(worker_t *w, void *owner, uint32_t ready) noexcept nogil
+cdef enum:                       # ev_t.kind, whose descriptor it is: index of worker_ops.on_event
+    EV_DEAD = 0                  # closed, may still be named by the current batch
+    EV_CONTROL = 1
+    EV_SIGNAL = 2
+    EV_ALARM = 3
+    EV_LISTENER = 4
+    EV_TUNNEL = 5
+    EV_APP = 6                   # flow_t.app
+    EV_FAR = 7                   # relay_t.ev
+    EV_KINDS = 8
+
+ctypedef void (*ev_fn)(worker_t *w, ev_t *ev, uint32_t ready) noexcept nogil
 
 cdef struct addr_t:              # IPv4 is v4-mapped; port in host order
     uint8_t ip[16]
     uint16_t port
 
 cdef struct ev_t:                # one epoll registration; embedded in its owner
-    ev_fn fn                     # NULL: dead
-    void *owner
     int fd
+    uint8_t kind                 # EV_*
     uint8_t ready                # R_* bits
     uint8_t armed                # is in the epoll set
 
@@ -164,6 +174,7 @@ cdef struct pipe_t:              # held only while bytes are in it
     uint32_t size
 
 cdef struct relay_t:             # the second socket of a plain flow, and its two pipes
+    flow_t *flow
     ev_t ev
     pipe_t up                    # client -> server
     pipe_t down
@@ -209,6 +220,7 @@ cdef struct span_t:
     uint32_t size
 
 cdef struct worker_ops:          # calls from a lower file to a higher one
+    ev_fn on_event[EV_KINDS]     # by kind; none for EV_DEAD
     void (*proceed)(worker_t *w, flow_t *flow) noexcept nogil          # the flow's entry is live
     h2_stream *(*stream_new)(worker_t *w, tunnel_t *tunnel) noexcept nogil
     void (*stream_field)(worker_t *w, flow_t *flow, const char *name, size_t name_len, const char *value,
@@ -294,7 +306,7 @@ cdef inline uint64_t next_random(worker_t *w) noexcept nogil:
     return w.random * <uint64_t>2685821657736338717
 
 
-# Containers of links. 4096 stands for an object's address only to measure the member's offset.
+# Containers of what is embedded in them. 4096 stands for an object's address only to measure the member's offset.
 cdef inline tunnel_t *tunnel_of_pool(link_t *link) noexcept nogil:
     return <tunnel_t *>(<char *>link - (<char *>&(<tunnel_t *>4096).pool_link - <char *>4096))
 
@@ -315,6 +327,21 @@ cdef inline flow_t *flow_of_entry(link_t *link) noexcept nogil:
 
 cdef inline flow_t *flow_of_pod(link_t *link) noexcept nogil:
     return <flow_t *>(<char *>link - (<char *>&(<flow_t *>4096).pod_link - <char *>4096))
+
+cdef inline flow_t *flow_of_app(ev_t *ev) noexcept nogil:
+    return <flow_t *>(<char *>ev - (<char *>&(<flow_t *>4096).app - <char *>4096))
+
+cdef inline flow_t *flow_of_stream(h2_stream *stream) noexcept nogil:
+    return <flow_t *>(<char *>stream - (<char *>&(<flow_t *>4096).stream - <char *>4096))
+
+cdef inline relay_t *relay_of_ev(ev_t *ev) noexcept nogil:
+    return <relay_t *>(<char *>ev - (<char *>&(<relay_t *>4096).ev - <char *>4096))
+
+cdef inline tunnel_t *tunnel_of_ev(ev_t *ev) noexcept nogil:
+    return <tunnel_t *>(<char *>ev - (<char *>&(<tunnel_t *>4096).ev - <char *>4096))
+
+cdef inline listener_t *listener_of_ev(ev_t *ev) noexcept nogil:
+    return <listener_t *>(<char *>ev - (<char *>&(<listener_t *>4096).ev - <char *>4096))
 
 cdef inline void *slot_find(slot_t **slots, uint32_t id) noexcept nogil:
     cdef slot_t *slot = slots[id & (CHAINS - 1)]
