@@ -191,7 +191,7 @@ cdef class QueueProbe:
 
     @property
     def size(self):
-        return self.queue.size
+        return queue_size(&self.queue)
 
     @property
     def chunks(self):

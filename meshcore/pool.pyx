@@ -72,30 +72,35 @@ cdef int queue_append(queue_t *queue, pool_t *pool, const uint8_t *data, size_t 
             room = size
         memcpy(&tail.data[tail.end], data, room)
         tail.end += <uint32_t>room
-        queue.size += room
+        tail.queued += room
         data += room
         size -= room
     return 0
 
 
 cdef void queue_push(queue_t *queue, chunk_t *chunk) noexcept nogil:
-    chunk.next = NULL
-    if queue.tail is NULL:
-        queue.head = chunk
-    else:
-        queue.tail.next = chunk
+    cdef chunk_t *tail = queue.tail
+    chunk.queued = chunk.end - chunk.start
+    chunk.next = chunk
+    if tail is not NULL:
+        chunk.queued += tail.queued
+        chunk.next = tail.next
+        tail.next = chunk
     queue.tail = chunk
-    queue.size += chunk.end - chunk.start
+
+
+cdef void drop_first(queue_t *queue, pool_t *pool) noexcept nogil:
+    cdef chunk_t *first = queue.tail.next
+    if first is queue.tail:
+        queue.tail = NULL
+    else:
+        queue.tail.next = first.next
+    pool_put(pool, first)
 
 
 cdef void queue_clear(queue_t *queue, pool_t *pool) noexcept nogil:
-    cdef chunk_t *chunk
-    while queue.head is not NULL:
-        chunk = queue.head
-        queue.head = chunk.next
-        pool_put(pool, chunk)
-    queue.tail = NULL
-    queue.size = 0
+    while queue.tail is not NULL:
+        drop_first(queue, pool)
 
 
 cdef ssize_t queue_write(queue_t *queue, pool_t *pool, int fd, uint64_t *calls) noexcept nogil:
@@ -103,16 +108,16 @@ cdef ssize_t queue_write(queue_t *queue, pool_t *pool, int fd, uint64_t *calls) 
     cdef chunk_t *chunk
     cdef ssize_t written, total = 0, asked
     cdef int count
-    while queue.head is not NULL:
-        chunk = queue.head
+    while queue.tail is not NULL:
+        chunk = queue.tail
         count = 0
         asked = 0
-        while chunk is not NULL and count < WRITE_SPANS:
+        while count < WRITE_SPANS and (count == 0 or chunk is not queue.tail):
+            chunk = chunk.next
             spans[count].iov_base = &chunk.data[chunk.start]
             spans[count].iov_len = chunk.end - chunk.start
             asked += chunk.end - chunk.start
             count += 1
-            chunk = chunk.next
         calls[0] += 1
         written = writev(fd, spans, count)
         if written < 0:
@@ -121,16 +126,12 @@ cdef ssize_t queue_write(queue_t *queue, pool_t *pool, int fd, uint64_t *calls) 
             return total if linux.errno == EAGAIN else -linux.errno
         total += written
         asked -= written
-        queue.size -= written
-        while queue.head is not NULL and written >= queue.head.end - queue.head.start:
-            chunk = queue.head
-            written -= chunk.end - chunk.start
-            queue.head = chunk.next
-            pool_put(pool, chunk)
-        if queue.head is NULL:
-            queue.tail = NULL
-        else:
-            queue.head.start += <uint32_t>written
+        queue.tail.queued -= <uint64_t>written
+        while queue.tail is not NULL and written >= queue.tail.next.end - queue.tail.next.start:
+            written -= queue.tail.next.end - queue.tail.next.start
+            drop_first(queue, pool)
+        if queue.tail is not NULL:
+            queue.tail.next.start += <uint32_t>written
         if asked:
             break
     return total

@@ -368,7 +368,7 @@ cdef inline bint shuts(flow_t *flow) noexcept nogil:
 
 cdef void shut_app(worker_t *w, flow_t *flow) noexcept nogil:
     cdef bint tell = shuts(flow)
-    if flow.to_app.head is not NULL or not flow.bits & B_REMOTE_END or flow.bits & B_APP_SHUT:
+    if flow.to_app.tail is not NULL or not flow.bits & B_REMOTE_END or flow.bits & B_APP_SHUT:
         return
     flow.bits |= B_APP_SHUT | B_DOWN_DONE
     if tell:
@@ -378,14 +378,14 @@ cdef void shut_app(worker_t *w, flow_t *flow) noexcept nogil:
 
 cdef void drain_queue(worker_t *w, flow_t *flow) noexcept nogil:
     cdef ssize_t n
-    if flow.to_app.head is not NULL:
+    if flow.to_app.tail is not NULL:
         n = queue_write(&flow.to_app, &w.pool, flow.app.fd, &w.page[PC_WRITE])
         if n < 0:
             app_lost(w, flow)
             return
         if n:
             delivered(w, flow, <uint64_t>n)
-        if flow.to_app.head is not NULL:
+        if flow.to_app.tail is not NULL:
             flow.app.ready &= <uint8_t>~R_OUT
             return
     shut_app(w, flow)
@@ -400,7 +400,7 @@ cdef void stream_data(worker_t *w, flow_t *flow, const uint8_t *data, uint32_t s
         return
     if end:
         flow.bits |= B_REMOTE_END
-    if flow.state != F_OPEN or flow.to_app.head is not NULL:
+    if flow.state != F_OPEN or flow.to_app.tail is not NULL:
         # Bounded by the stream's window, which is only given back as bytes reach the socket.
         if queue_append(&flow.to_app, &w.pool, data, size) < 0:
             flow_fail(w, flow, FLAG_NONE, b"out of memory")
@@ -409,7 +409,7 @@ cdef void stream_data(worker_t *w, flow_t *flow, const uint8_t *data, uint32_t s
         spans_flush(w)
         if flow.state != F_OPEN:
             return
-        if flow.to_app.head is not NULL:
+        if flow.to_app.tail is not NULL:
             queue_append(&flow.to_app, &w.pool, data, size)
             return
     span = &w.spans[w.span_count]
@@ -436,7 +436,7 @@ cdef uint32_t write_group(worker_t *w, uint32_t first) noexcept nogil:
         i += 1
     if flow.state != F_OPEN:
         return i
-    if asked and flow.to_app.head is NULL:
+    if asked and flow.to_app.tail is NULL:
         w.page[PC_WRITE] += 1
         if shuts(flow) and (i == w.span_count or w.spans[i].flow is not flow):
             flags |= MSG_MORE    # shut_app follows: the last bytes and the FIN leave in one segment
@@ -552,7 +552,7 @@ cdef void flow_event(worker_t *w, ev_t *ev, uint32_t ready) noexcept nogil:
     if flow.relay is not NULL:
         relay(w, flow)
         return
-    if ready & R_OUT and flow.to_app.head is not NULL:
+    if ready & R_OUT and flow.to_app.tail is not NULL:
         drain_queue(w, flow)
         if flow.state != F_OPEN:
             return

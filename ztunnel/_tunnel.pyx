@@ -14,7 +14,8 @@ from meshcore.h2 cimport h2_destroy, h2_init, h2_input
 from meshcore.h2out cimport h2_goaway, h2_ping, h2_remove, h2_start
 from meshcore.h2types cimport *
 from meshcore.linux cimport EAGAIN, EINTR
-from meshcore.pool cimport (CHUNK_BYTES, pool_get, pool_put, pool_tight, queue_append, queue_clear, queue_write)
+from meshcore.pool cimport (CHUNK_BYTES, pool_get, pool_put, pool_tight, queue_append, queue_clear, queue_size,
+                            queue_write)
 from meshcore.records cimport *
 from meshcore.tls cimport *
 from meshcore.wheel cimport timer_clear, timer_set
@@ -58,7 +59,7 @@ cdef int sink(void *owner, const uint8_t *data, size_t size) noexcept nogil:
     cdef worker_t *w = tunnel.w
     if w.cipher_owner is not tunnel or w.cipher_used + size > CIPHER_OUT:
         flush_cipher(w)
-    if tunnel.out.head is not NULL or size > CIPHER_OUT:
+    if tunnel.out.tail is not NULL or size > CIPHER_OUT:
         return queue_append(&tunnel.out, &w.pool, data, size)
     w.cipher_owner = tunnel
     memcpy(w.cipher_out + w.cipher_used, data, size)
@@ -103,7 +104,7 @@ cdef void tunnel_wrote(worker_t *w, tunnel_t *tunnel, uint32_t size, uint32_t st
 
 
 cdef bint tunnel_congested(worker_t *w, tunnel_t *tunnel) noexcept nogil:
-    return tunnel.out.size > OUT_HIGH or pool_tight(&w.pool)
+    return queue_size(&tunnel.out) > OUT_HIGH or pool_tight(&w.pool)
 
 
 cdef void emit(h2_conn *conn, const uint8_t *frame, size_t size) noexcept nogil:
@@ -576,14 +577,14 @@ cdef void tunnel_event(worker_t *w, ev_t *ev, uint32_t ready) noexcept nogil:
         return
     if tunnel.state == T_WAIT_CERT:
         return
-    if ready & R_OUT and tunnel.out.head is not NULL:
+    if ready & R_OUT and tunnel.out.tail is not NULL:
         n = queue_write(&tunnel.out, &w.pool, tunnel.ev.fd, &w.page[PC_WRITE])
         if n < 0:
             tunnel_break(w, tunnel, FLAG_NONE, b"peer closed the connection")
             return
-        if tunnel.out.head is not NULL:
+        if tunnel.out.tail is not NULL:
             tunnel.ev.ready &= <uint8_t>~R_OUT
-        if tunnel.out.size < OUT_LOW and tunnel.state == T_OPEN:
+        if queue_size(&tunnel.out) < OUT_LOW and tunnel.state == T_OPEN:
             wake(w, tunnel)
     if ready & (R_IN | R_HUP):
         tunnel_read(w, tunnel)
