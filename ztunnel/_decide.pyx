@@ -81,7 +81,7 @@ cdef void ask(worker_t *w, flow_t *flow, uint64_t cookie) noexcept nogil:
 cdef void on_wait(void *owner) noexcept nogil:
     """The verdict is late: ask once more, or give up."""
     cdef flow_t *flow = <flow_t *>owner
-    cdef worker_t *w = flow.w
+    cdef worker_t *w = flow.pod.w
     if flow.entry is NULL:
         return
     if flow.state != F_ASKING:
@@ -98,7 +98,7 @@ cdef void wait(worker_t *w, flow_t *flow) noexcept nogil:
     cdef uint32_t left = w.config.upcall_timeout_ms
     if left > ASK_AGAIN_MS:
         left = ASK_AGAIN_MS
-    timer_set(&w.wheel, &flow.timer, w.now_ms + left, on_wait, flow)
+    timer_set(&w.wheel, &flow.setup.timer, w.now_ms + left, on_wait, flow)
 
 
 cdef void decide(worker_t *w, flow_t *flow) noexcept nogil:
@@ -140,7 +140,7 @@ cdef void settle_waiters(worker_t *w, entry_t *entry, entry_t *live) noexcept no
         flow = flow_of_entry(waiting.next)
         flow_attach(w, flow, live)
         if flow.state == F_ASKING:
-            timer_clear(&w.wheel, &flow.timer)
+            timer_clear(&w.wheel, &flow.setup.timer)
         w.ops.proceed(w, flow)
     live.users -= 1
     flowtable_free_if_idle(live)

@@ -6,7 +6,7 @@ from ztunnel._types cimport addr_t, entry_t, ev_t, flow_t, pod_t, worker_t
 cdef flow_t *flow_new(worker_t *w, pod_t *pod, int direction) noexcept nogil                 # NULL: no memory
 cdef void flow_attach(worker_t *w, flow_t *flow, entry_t *entry) noexcept nogil              # takes part in its verdict
 cdef void flow_detach(worker_t *w, flow_t *flow) noexcept nogil
-cdef void flow_end(worker_t *w, flow_t *flow) noexcept nogil
+cdef void flow_end(worker_t *w, flow_t *flow, const char *error) noexcept nogil              # NULL: fine
 cdef void flow_fail(worker_t *w, flow_t *flow, int flag, const char *error) noexcept nogil   # answers a pending CONNECT
 cdef void flow_refuse(worker_t *w, flow_t *flow, int status, int flag, const char *error) noexcept nogil
 cdef int flow_answer(worker_t *w, flow_t *flow, int status, bint end) noexcept nogil         # 0 | -1

@@ -35,7 +35,10 @@ cdef flow_t *flow_new(worker_t *w, pod_t *pod, int direction) noexcept nogil:
     if flow is NULL:
         return NULL
     seed_leak()
-    flow.w = w
+    flow.setup = <setup_t *>calloc(1, sizeof(setup_t))
+    if flow.setup is NULL:
+        free(flow)
+        return NULL
     flow.pod = pod
     flow.direction = <uint8_t>direction
     flow.app.fd = -1
@@ -45,6 +48,13 @@ cdef flow_t *flow_new(worker_t *w, pod_t *pod, int direction) noexcept nogil:
     w.flows += 1
     w.page[PC_FLOWS_OPEN] += 1
     return flow
+
+
+cdef void drop_setup(worker_t *w, flow_t *flow) noexcept nogil:
+    if flow.setup is not NULL:
+        timer_clear(&w.wheel, &flow.setup.timer)
+        free(flow.setup)
+        flow.setup = NULL
 
 
 cdef void flow_attach(worker_t *w, flow_t *flow, entry_t *entry) noexcept nogil:
@@ -68,14 +78,14 @@ cdef void flow_detach(worker_t *w, flow_t *flow) noexcept nogil:
         flowtable_free_if_idle(entry)
 
 
-cdef void flow_end(worker_t *w, flow_t *flow) noexcept nogil:
+cdef void flow_end(worker_t *w, flow_t *flow, const char *error) noexcept nogil:
     cdef tunnel_t *tunnel = flow.tunnel
     cdef uint8_t was = flow.state
     cdef uint32_t code = H2_CONNECT_ERROR if flow.bits & B_ABORT else H2_CANCEL
     if was == F_CLOSED:
         return
     flow.state = F_CLOSED
-    timer_clear(&w.wheel, &flow.timer)
+    drop_setup(w, flow)
     link_del(&flow.wait_link)
     link_del(&flow.pod_link)
     if tunnel is not NULL:
@@ -95,7 +105,7 @@ cdef void flow_end(worker_t *w, flow_t *flow) noexcept nogil:
     relay_close(w, flow)
     queue_clear(&flow.to_app, &w.pool)
     count_closed(w, flow)
-    log_complete(w, flow)
+    log_complete(w, flow, error)
     flow_detach(w, flow)
     free(flow.texts)
     flow.texts = NULL
@@ -124,10 +134,9 @@ cdef int flow_answer(worker_t *w, flow_t *flow, int status, bint end) noexcept n
 cdef void flow_refuse(worker_t *w, flow_t *flow, int status, int flag, const char *error) noexcept nogil:
     """End a flow that was never opened; an inbound CONNECT gets its status."""
     flow.flag = <uint8_t>flag
-    flow.error = error
     if flow.direction == DIR_INBOUND_HBONE and flow.stream.id and not flow.stream.flags & S_ANSWERED:
         flow_answer(w, flow, status, True)
-    flow_end(w, flow)
+    flow_end(w, flow, error)
 
 
 cdef void flow_fail(worker_t *w, flow_t *flow, int flag, const char *error) noexcept nogil:
@@ -138,14 +147,13 @@ cdef void flow_fail(worker_t *w, flow_t *flow, int flag, const char *error) noex
         return
     # Cut in the middle: a reset, so that nobody takes the end of the bytes for the end of the message.
     flow.flag = <uint8_t>flag
-    flow.error = error
     flow.bits |= B_ABORT
-    flow_end(w, flow)
+    flow_end(w, flow, error)
 
 
 cdef void flow_timeout(void *owner) noexcept nogil:
     cdef flow_t *flow = <flow_t *>owner
-    cdef worker_t *w = flow.w
+    cdef worker_t *w = flow.pod.w
     if flow.state == F_DIALLING:
         w.page[PC_CONNECT_TIMEOUT] += 1
         flow_fail(w, flow, FLAG_CONNECT, b"timed out connecting to the destination")
@@ -190,7 +198,7 @@ cdef void flow_dial(worker_t *w, flow_t *flow, const addr_t *to, bint spoof) noe
     ev.fd = fd
     if w.keep_timer.fn is NULL and w.config.keepalive_idle_s and not late:
         timer_set(&w.wheel, &w.keep_timer, w.now_ms + keep_after(w), w.ops.keepalive, w)
-    timer_set(&w.wheel, &flow.timer, w.now_ms + w.config.connect_timeout_ms, flow_timeout, flow)
+    timer_set(&w.wheel, &flow.setup.timer, w.now_ms + w.config.connect_timeout_ms, flow_timeout, flow)
     rc = ev_add(w, ev, fd, kind)
     if rc < 0:
         flow_fail(w, flow, FLAG_CONNECT, b"epoll refused the socket")
@@ -219,7 +227,7 @@ cdef void flow_watch(worker_t *w, flow_t *flow) noexcept nogil:
 
 
 cdef void flow_open(worker_t *w, flow_t *flow) noexcept nogil:
-    timer_clear(&w.wheel, &flow.timer)
+    drop_setup(w, flow)
     flow.state = F_OPEN
     count_opened(w, flow)
     flow.app.ready |= R_OUT
@@ -282,15 +290,20 @@ cdef void up_done(worker_t *w, flow_t *flow) noexcept nogil:
 
 cdef void half_closed(worker_t *w, flow_t *flow) noexcept nogil:
     if flow.bits & B_UP_DONE and flow.bits & B_DOWN_DONE:
-        flow_end(w, flow)
+        flow_end(w, flow, NULL)
     elif w.config.half_close_ms:
-        timer_set(&w.wheel, &flow.timer, w.now_ms + w.config.half_close_ms, flow_timeout, flow)
+        if flow.setup is NULL:
+            flow.setup = <setup_t *>calloc(1, sizeof(setup_t))
+        if flow.setup is NULL:
+            flow_fail(w, flow, FLAG_NONE, b"out of memory")
+            return
+        timer_set(&w.wheel, &flow.setup.timer, w.now_ms + w.config.half_close_ms, flow_timeout, flow)
 
 
 cdef void app_lost(worker_t *w, flow_t *flow) noexcept nogil:
     """The application reset its connection: the peer sees a reset too, and it is an ordinary end."""
     flow.bits |= B_ABORT
-    flow_end(w, flow)
+    flow_end(w, flow, NULL)
 
 
 cdef bint at_end(worker_t *w, flow_t *flow) noexcept nogil:
@@ -480,6 +493,7 @@ cdef void spans_flush(worker_t *w) noexcept nogil:
 
 cdef void stream_reset(worker_t *w, flow_t *flow, uint32_t code) noexcept nogil:
     """RST_STREAM from the peer. NO_ERROR is an end like any other; everything else reaches the application as RST."""
+    cdef const char *error = NULL
     spans_flush_of(w, flow)
     if flow.state == F_CLOSED:
         return
@@ -489,14 +503,14 @@ cdef void stream_reset(worker_t *w, flow_t *flow, uint32_t code) noexcept nogil:
     if code == H2_NO_ERROR:
         flow.bits |= B_REMOTE_END | B_UP_DONE
         if flow.bits & B_APP_SHUT:
-            flow_end(w, flow)
+            flow_end(w, flow, NULL)
         else:
             drain_queue(w, flow)
         return
     flow.bits |= B_ABORT
     if code != H2_CANCEL and code != H2_CONNECT_ERROR:
-        flow.error = b"peer reset the stream"
-    flow_end(w, flow)
+        error = b"peer reset the stream"
+    flow_end(w, flow, error)
 
 
 cdef void spans_flush_of(worker_t *w, flow_t *flow) noexcept nogil:
@@ -514,7 +528,7 @@ cdef void spans_flush_of(worker_t *w, flow_t *flow) noexcept nogil:
 cdef void relay(worker_t *w, flow_t *flow) noexcept nogil:
     cdef int rc = relay_pump(w, flow)
     if rc == 2:
-        flow_end(w, flow)
+        flow_end(w, flow, NULL)
     elif rc == 1:
         if flow.wait_link.next is NULL:
             link_add(&w.ready, &flow.wait_link)
@@ -522,7 +536,7 @@ cdef void relay(worker_t *w, flow_t *flow) noexcept nogil:
         app_lost(w, flow)
     elif rc < 0:
         flow_fail(w, flow, FLAG_NONE, b"relay failed")
-    elif flow.bits & (B_UP_DONE | B_DOWN_DONE) and w.config.half_close_ms and flow.timer.fn is NULL:
+    elif flow.bits & (B_UP_DONE | B_DOWN_DONE) and w.config.half_close_ms and flow.setup is NULL:
         half_closed(w, flow)
 
 

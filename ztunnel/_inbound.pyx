@@ -168,9 +168,8 @@ cdef void inbound_headers(worker_t *w, flow_t *flow, bint end) noexcept nogil:
         flow_refuse(w, flow, 400, FLAG_NONE, b"method is not CONNECT")
     elif request.forbidden:
         # RFC 9113 section 8.5: a CONNECT carries neither; the stream is malformed.
-        flow.error = b"CONNECT with :scheme or :path"
         h2_reset(&flow.tunnel.h2, &flow.stream, H2_PROTOCOL_ERROR)
-        flow_end(w, flow)
+        flow_end(w, flow, b"CONNECT with :scheme or :path")
     elif request.too_long or not parse_authority(request, &flow.dst, &host, &host_len):
         flow_refuse(w, flow, 400, FLAG_NONE, b"authority is neither ip:port nor host:port")
     elif not keep_texts(flow, request, host, host_len):

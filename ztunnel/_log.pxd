@@ -4,7 +4,8 @@ from libc.stdint cimport uint32_t, uint64_t
 from meshcore.records cimport SLOT_BYTES, SLOT_MAX
 from ztunnel._types cimport flow_t, worker_t
 
-cdef void log_complete(worker_t *w, flow_t *flow) noexcept nogil         # one line at the end of a connection
+# One line at the end of a connection; `error` NULL: it went well.
+cdef void log_complete(worker_t *w, flow_t *flow, const char *error) noexcept nogil
 cdef void log_flush(worker_t *w) noexcept nogil                           # writes what stdout takes without blocking
 cdef void log_timer(void *owner) noexcept nogil
 cdef void count_opened(worker_t *w, flow_t *flow) noexcept nogil

@@ -116,15 +116,15 @@ cdef void fragment(line_t *line, bint json, const char *text, size_t size) noexc
         put(line, text, size)
 
 
-cdef void write_line(worker_t *w, flow_t *flow, line_t *line) noexcept nogil:
+cdef void write_line(worker_t *w, flow_t *flow, const char *error, line_t *line) noexcept nogil:
     cdef bint json = w.config.log_json != 0
     cdef const char *level = b"info"
     cdef const char *message = b"connection complete"
     cdef label_t *label = NULL
     cdef const addr_t *hop = &flow.actual if flow.actual.port else &flow.dst
-    if flow.error is not NULL:
+    if error is not NULL:
         level = b"error"
-    if flow.error is not NULL and flow.label_id == 0 and flow.flag == FLAG_NONE and not flow.bits & B_COUNTED:
+    if error is not NULL and flow.label_id == 0 and flow.flag == FLAG_NONE and not flow.bits & B_COUNTED:
         # Refused before anything was known about either end: a warning, and no metrics (upstream calls it early deny).
         level = b"warn"
         message = b"connection failed"
@@ -165,16 +165,16 @@ cdef void write_line(worker_t *w, flow_t *flow, line_t *line) noexcept nogil:
     puts(line, b'"')
     put_number(line, w.now_ms - flow.opened_ms, 0)
     puts(line, b'ms"')
-    if flow.error is not NULL:
+    if error is not NULL:
         key(line, json, b"error", False)
         puts(line, b'"')
         if flow.status:
             puts(line, b"http status: ")
             put_number(line, flow.status, 0)
-        elif flow.error[0] == 0 and flow.entry is not NULL and flow.entry.reason_len:
+        elif error[0] == 0 and flow.entry is not NULL and flow.entry.reason_len:
             put(line, flow.entry.text + flow.entry.baggage_len + flow.entry.host_len, flow.entry.reason_len)
         else:
-            puts(line, flow.error)
+            puts(line, error)
         puts(line, b'"')
     if json:
         puts(line, b"}")
@@ -184,7 +184,7 @@ cdef void write_line(worker_t *w, flow_t *flow, line_t *line) noexcept nogil:
     line.size += 1
 
 
-cdef void log_complete(worker_t *w, flow_t *flow) noexcept nogil:
+cdef void log_complete(worker_t *w, flow_t *flow, const char *error) noexcept nogil:
     cdef line_t line
     if not w.config.log_access:
         return
@@ -195,7 +195,7 @@ cdef void log_complete(worker_t *w, flow_t *flow) noexcept nogil:
             return
     line.text = w.log + w.log_used
     line.size = 0
-    write_line(w, flow, &line)
+    write_line(w, flow, error, &line)
     w.log_used += <uint32_t>line.size
     w.page[PC_LOG_LINES] += 1
     if w.log_used >= LOG_WRITE:

@@ -52,14 +52,14 @@ cdef void outbound_proceed(worker_t *w, flow_t *flow) noexcept nogil:
         flow_dial(w, flow, &flow.actual, False)
         return
     flow.authority = endpoint.authority
-    flow.sans_id = endpoint.sans_id
-    flow.cert_id = entry.cert_id
+    flow.setup.sans_id = endpoint.sans_id
+    flow.setup.cert_id = entry.cert_id
     use_tunnel(w, flow)
 
 
 cdef void use_tunnel(worker_t *w, flow_t *flow) noexcept nogil:
-    cdef cert_t *cert = <cert_t *>slot_find(w.certs, flow.cert_id)
-    cdef sans_t *sans = <sans_t *>slot_find(w.sans, flow.sans_id)
+    cdef cert_t *cert = <cert_t *>slot_find(w.certs, flow.setup.cert_id)
+    cdef sans_t *sans = <sans_t *>slot_find(w.sans, flow.setup.sans_id)
     cdef tunnel_t *tunnel
     cdef int rc = 0
     if cert is NULL:
@@ -175,7 +175,7 @@ cdef void send_connect(worker_t *w, flow_t *flow) noexcept nogil:
     tunnel.h2.next_id += 2
     if tunnel.h2.next_id > 2147000000:
         tunnel.draining = 1      # stream ids are used up: no new stream here
-    timer_set(&w.wheel, &flow.timer, w.now_ms + w.config.response_timeout_ms, flow_timeout, flow)
+    timer_set(&w.wheel, &flow.setup.timer, w.now_ms + w.config.response_timeout_ms, flow_timeout, flow)
     if h2_headers(&tunnel.h2, &flow.stream, fields, count, False) < 0:
         flow_fail(w, flow, FLAG_CONNECT, b"request headers cannot be encoded")
 
@@ -204,7 +204,7 @@ cdef void outbound_headers(worker_t *w, flow_t *flow, bint end) noexcept nogil:
 
 cdef void outbound_retry(worker_t *w, flow_t *flow) noexcept nogil:
     """The peer never answered and nothing was sent: another connection may do."""
-    flow.retries += 1
+    flow.setup.retries += 1
     flow.tunnel = NULL
     flow.state = F_TUNNEL
     flow.stream.flags = 0

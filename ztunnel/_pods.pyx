@@ -125,6 +125,7 @@ cdef void pods_add(worker_t *w, const rec_pod_add *record, int *fds, int count) 
         for i in range(count):
             linux.close(fds[i])
         return
+    pod.w = w
     pod.id = record.pod_id
     pod.cert_id = record.cert_id
     pod.spoof = record.flags & 1

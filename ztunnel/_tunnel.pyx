@@ -226,14 +226,14 @@ cdef link_t *pool_bucket(worker_t *w, uint32_t pod_id, const addr_t *to, uint32_
 
 
 cdef tunnel_t *tunnel_obtain(worker_t *w, flow_t *flow, cert_t *cert, sans_t *sans, int *rc) noexcept nogil:
-    cdef link_t *bucket = pool_bucket(w, flow.pod.id, &flow.actual, flow.sans_id)
+    cdef link_t *bucket = pool_bucket(w, flow.pod.id, &flow.actual, flow.setup.sans_id)
     cdef link_t *link = bucket.next
     cdef tunnel_t *tunnel
     cdef int fd
     while link is not bucket:
         tunnel = tunnel_of_pool(link)
         link = link.next
-        if (tunnel.pod is flow.pod and tunnel.sans_id == flow.sans_id and tunnel.cert_id == flow.cert_id
+        if (tunnel.pod is flow.pod and tunnel.sans_id == flow.setup.sans_id and tunnel.cert_id == flow.setup.cert_id
                 and tunnel.peer.port == flow.actual.port and addr_same_ip(&tunnel.peer, &flow.actual)
                 and tunnel_has_room(w, tunnel)):
             w.page[PC_POOL_HIT] += 1
@@ -250,8 +250,8 @@ cdef tunnel_t *tunnel_obtain(worker_t *w, flow_t *flow, cert_t *cert, sans_t *sa
         rc[0] = -ENOMEM
         return NULL
     tunnel.peer = flow.actual
-    tunnel.sans_id = flow.sans_id
-    tunnel.cert_id = flow.cert_id
+    tunnel.sans_id = flow.setup.sans_id
+    tunnel.cert_id = flow.setup.cert_id
     tunnel.state = T_CONNECTING
     link_add(bucket, &tunnel.pool_link)
     timer_set(&w.wheel, &tunnel.timer, w.now_ms + w.config.connect_timeout_ms, on_timer, tunnel)
@@ -279,7 +279,7 @@ cdef flow_t *first_flow(tunnel_t *tunnel) noexcept nogil:
 
 cdef void give_up(worker_t *w, tunnel_t *tunnel, flow_t *flow, bint may_retry) noexcept nogil:
     flow.status = 0
-    if may_retry and flow.state == F_REQUESTED and flow.retries < RETRIES_MAX:
+    if may_retry and flow.state == F_REQUESTED and flow.setup.retries < RETRIES_MAX:
         w.ops.stream_retry(w, flow)
     else:
         w.ops.flow_fail(w, flow, tunnel.flag, tunnel.broken)
@@ -616,7 +616,7 @@ cdef void on_data(h2_conn *conn, h2_stream *stream, const uint8_t *data, uint32_
 cdef void on_reset(h2_conn *conn, h2_stream *stream, uint32_t code) noexcept nogil:
     cdef tunnel_t *tunnel = <tunnel_t *>conn.owner
     cdef flow_t *flow = flow_of_stream(stream)
-    if code == H2_REFUSED_STREAM and flow.state == F_REQUESTED and flow.retries < RETRIES_MAX:
+    if code == H2_REFUSED_STREAM and flow.state == F_REQUESTED and flow.setup.retries < RETRIES_MAX:
         tunnel.w.ops.stream_retry(tunnel.w, flow)
     else:
         tunnel.w.ops.stream_reset(tunnel.w, flow, code)
@@ -645,7 +645,7 @@ cdef void on_goaway(h2_conn *conn, uint32_t last, uint32_t code) noexcept nogil:
         while stream is not NULL:
             if stream.id > last and flow_of_stream(stream).state == F_REQUESTED:
                 h2_remove(conn, stream)
-                if flow_of_stream(stream).retries < RETRIES_MAX:
+                if flow_of_stream(stream).setup.retries < RETRIES_MAX:
                     w.ops.stream_retry(w, flow_of_stream(stream))
                 else:
                     w.ops.flow_fail(w, flow_of_stream(stream), FLAG_CONNECT, b"peer is going away")

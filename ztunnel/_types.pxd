@@ -94,6 +94,7 @@ cdef struct listener_t:
     uint8_t direction
 
 cdef struct pod_t:
+    worker_t *w
     pod_t *chain
     uint32_t id
     uint32_t cert_id
@@ -179,8 +180,13 @@ cdef struct relay_t:             # the second socket of a plain flow, and its tw
     pipe_t up                    # client -> server
     pipe_t down
 
-cdef struct flow_t:              # one proxied connection
-    worker_t *w
+cdef struct setup_t:             # of a flow that is not open yet, or is open and half-closed with a limit on that
+    timer_t timer                # owner: the flow
+    uint32_t sans_id             # outbound HBONE
+    uint32_t cert_id
+    uint8_t retries
+
+cdef struct flow_t:              # one proxied connection; as small as can be, for thousands of them lie idle
     ev_t app                     # outbound and plain: the accepted socket; inbound HBONE: the application's
     h2_stream stream
     tunnel_t *tunnel             # NULL for plain flows
@@ -192,27 +198,22 @@ cdef struct flow_t:              # one proxied connection
     link_t pod_link
     link_t wait_link             # waiting, blocked or ready: one at a time
     queue_t to_app
-    timer_t timer
+    setup_t *setup               # NULL: open, and nothing to wait for
     uint64_t opened_ms
     uint64_t sent                # bytes client -> server
     uint64_t received            # bytes server -> client
-    const char *error            # NULL: fine
     addr_t src
     addr_t dst                   # as addressed by the client
     addr_t actual                # where the bytes go
     uint16_t target_port
     uint16_t status              # HTTP status when the peer refused
     uint32_t label_id
-    uint32_t sans_id
-    uint32_t cert_id
     uint8_t direction
     uint8_t state
     uint8_t bits
     uint8_t flag
-    uint8_t retries
     uint8_t authority            # enum authority_kind
     uint8_t protocol             # enum protocol of the next hop
-    uint8_t pad
 
 cdef struct span_t:
     flow_t *flow
