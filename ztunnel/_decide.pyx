@@ -25,7 +25,7 @@ cdef int control_send(worker_t *w, const void *record, size_t size) noexcept nog
 
 
 cdef void make_key(worker_t *w, flow_t *flow, flow_key *key) noexcept nogil:
-    cdef texts_t *texts = flow.texts
+    cdef texts_t *texts = texts_of(flow)
     memset(key, 0, sizeof(flow_key))
     key.pod_id = flow.pod.id
     key.direction = flow.direction
@@ -51,7 +51,7 @@ cdef void ask(worker_t *w, flow_t *flow, uint64_t cookie) noexcept nogil:
     cdef uint8_t buffer[UPCALL_BYTES]
     cdef rec_upcall *record = <rec_upcall *>buffer
     cdef size_t size = sizeof(rec_upcall)
-    cdef texts_t *texts = flow.texts
+    cdef texts_t *texts = texts_of(flow)
     memset(record, 0, sizeof(rec_upcall))
     record.cookie = cookie
     record.pod_id = flow.pod.id

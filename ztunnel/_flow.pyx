@@ -107,8 +107,9 @@ cdef void flow_end(worker_t *w, flow_t *flow, const char *error) noexcept nogil:
     count_closed(w, flow)
     log_complete(w, flow, error)
     flow_detach(w, flow)
-    free(flow.texts)
-    flow.texts = NULL
+    if flow.direction == DIR_INBOUND_HBONE:
+        texts_release(flow.extra.texts)
+        flow.extra.texts = NULL
     w.flows -= 1
     w.page[PC_FLOWS_OPEN] -= 1
     flow.wait_link.next = <link_t *>w.grave_flows
@@ -182,10 +183,10 @@ cdef void flow_dial(worker_t *w, flow_t *flow, const addr_t *to, bint spoof) noe
     cdef bint late
     flow.actual = to[0]
     if flow.direction != DIR_INBOUND_HBONE:
-        if flow.relay is NULL and relay_open(w, flow) < 0:
+        if relay_of(flow) is NULL and relay_open(w, flow) < 0:
             flow_fail(w, flow, FLAG_CONNECT, b"out of memory")
             return
-        ev = &flow.relay.ev
+        ev = &relay_of(flow).ev
         kind = EV_FAR
     flow.state = F_DIALLING
     # Most connections end before keepalive could find out anything, so its options are set on those that last
@@ -240,8 +241,8 @@ cdef void flow_open(worker_t *w, flow_t *flow) noexcept nogil:
         w.ops.decide_again(w, flow)
     if flow.state != F_OPEN:
         return
-    if flow.relay is not NULL:
-        flow.relay.ev.ready |= R_OUT
+    if relay_of(flow) is not NULL:
+        relay_of(flow).ev.ready |= R_OUT
         relay(w, flow)
         return
     drain_queue(w, flow)
@@ -551,19 +552,19 @@ cdef bint broken(worker_t *w, flow_t *flow, ev_t *ev, uint32_t ready) noexcept n
 cdef void flow_far_event(worker_t *w, ev_t *ev, uint32_t ready) noexcept nogil:
     cdef flow_t *flow = relay_of_ev(ev).flow
     if flow.state == F_DIALLING:
-        dialled(w, flow, &flow.relay.ev)
-    elif flow.state == F_OPEN and not broken(w, flow, &flow.relay.ev, ready):
+        dialled(w, flow, ev)
+    elif flow.state == F_OPEN and not broken(w, flow, ev, ready):
         relay(w, flow)
 
 
 cdef void flow_event(worker_t *w, ev_t *ev, uint32_t ready) noexcept nogil:
     cdef flow_t *flow = flow_of_app(ev)
-    if flow.state == F_DIALLING and flow.relay is NULL:
+    if flow.state == F_DIALLING and relay_of(flow) is NULL:
         dialled(w, flow, &flow.app)
         return
     if flow.state != F_OPEN or broken(w, flow, &flow.app, ready):
         return
-    if flow.relay is not NULL:
+    if relay_of(flow) is not NULL:
         relay(w, flow)
         return
     if ready & R_OUT and flow.to_app.tail is not NULL:
@@ -593,7 +594,7 @@ cdef void flows_run(worker_t *w) noexcept nogil:
         link_del(&flow.wait_link)
         if flow.state != F_OPEN:
             continue
-        if flow.relay is not NULL:
+        if relay_of(flow) is not NULL:
             relay(w, flow)
         else:
             pump_up(w, flow)

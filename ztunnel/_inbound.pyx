@@ -135,14 +135,17 @@ cdef bint parse_authority(request_t *request, addr_t *address, const char **host
 
 
 cdef bint keep_texts(flow_t *flow, request_t *request, const char *host, size_t host_len) noexcept nogil:
+    """The texts of this CONNECT for its flow. Those of a tunnel are mostly alike, so its flows share them."""
+    cdef texts_t *last = flow.tunnel.texts
+    cdef texts_t *texts
     cdef size_t baggage_len = request.baggage_len if request.gateway else 0
     cdef size_t size = host_len + request.forwarded_len + baggage_len
-    cdef texts_t *texts
     if size == 0 and not request.gateway:
         return True
     texts = <texts_t *>malloc(sizeof(texts_t) + size)
     if texts is NULL:
         return False
+    texts.users = 1
     texts.host_len = <uint16_t>host_len
     texts.forwarded_len = request.forwarded_len
     texts.baggage_len = <uint16_t>baggage_len
@@ -151,8 +154,20 @@ cdef bint keep_texts(flow_t *flow, request_t *request, const char *host, size_t 
         memcpy(texts.data, host, host_len)
     memcpy(texts.data + host_len, request.forwarded, request.forwarded_len)
     memcpy(texts.data + host_len + request.forwarded_len, request.baggage, baggage_len)
-    flow.texts = texts
+    if last is not NULL and same_texts(last, texts, size):
+        free(texts)
+        texts = last
+    else:
+        texts_release(last)
+        flow.tunnel.texts = texts
+    texts.users += 1
+    flow.extra.texts = texts
     return True
+
+
+cdef bint same_texts(const texts_t *a, const texts_t *b, size_t size) noexcept nogil:
+    return (a.host_len == b.host_len and a.forwarded_len == b.forwarded_len and a.baggage_len == b.baggage_len
+            and a.flags == b.flags and memcmp(a.data, b.data, size) == 0)
 
 
 cdef void inbound_headers(worker_t *w, flow_t *flow, bint end) noexcept nogil:

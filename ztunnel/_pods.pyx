@@ -206,14 +206,15 @@ cdef void pods_endpoint_gone(worker_t *w, const uint8_t *ip) noexcept nogil:
             while link is not &pod.flows:
                 flow = flow_of_pod(link)
                 link = link.next
-                if flow.direction == DIR_OUTBOUND and flow.relay is not NULL and memcmp(flow.actual.ip, ip, 16) == 0:
+                if (flow.direction == DIR_OUTBOUND and relay_of(flow) is not NULL
+                        and memcmp(flow.actual.ip, ip, 16) == 0):
                     flow_fail(w, flow, FLAG_CONNECT, b"endpoint is gone")
             pod = pod.chain
 
 
 cdef int dialled_fd(flow_t *flow) noexcept nogil:
-    if flow.relay is not NULL:
-        return flow.relay.ev.fd
+    if relay_of(flow) is not NULL:
+        return relay_of(flow).ev.fd
     return flow.app.fd if flow.direction == DIR_INBOUND_HBONE else -1
 
 
@@ -300,7 +301,7 @@ cdef void pods_free_graves(worker_t *w) noexcept nogil:
         flow = w.grave_flows
         w.grave_flows = <flow_t *>flow.wait_link.next
         pod_release(w, flow.pod)
-        free(flow.relay)
+        free(relay_of(flow))
         free(flow)
     while w.grave_tunnels is not NULL:
         tunnel = w.grave_tunnels

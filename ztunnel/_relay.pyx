@@ -60,12 +60,12 @@ cdef int relay_open(worker_t *w, flow_t *flow) noexcept nogil:
     relay.flow = flow
     relay.ev.fd = -1
     relay.up.fds[0] = relay.up.fds[1] = relay.down.fds[0] = relay.down.fds[1] = -1
-    flow.relay = relay
+    flow.extra.relay = relay
     return 0
 
 
 cdef void relay_close(worker_t *w, flow_t *flow) noexcept nogil:
-    cdef relay_t *relay = flow.relay
+    cdef relay_t *relay = relay_of(flow)
     if relay is NULL:
         return
     if flow.bits & B_ABORT and relay.ev.fd >= 0:
@@ -123,7 +123,7 @@ cdef int pump(worker_t *w, ev_t *source, ev_t *target, pipe_t *pipe, uint64_t *t
 
 
 cdef int relay_pump(worker_t *w, flow_t *flow) noexcept nogil:
-    cdef relay_t *relay = flow.relay
+    cdef relay_t *relay = relay_of(flow)
     cdef uint64_t *cells = slot_of(w, flow.label_id)
     cdef int more = 0, rc
     if not flow.bits & B_UP_DONE:

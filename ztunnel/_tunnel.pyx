@@ -315,6 +315,8 @@ cdef void tunnel_close(worker_t *w, tunnel_t *tunnel) noexcept nogil:
         h2_destroy(&tunnel.h2)
     free(tunnel.request)
     tunnel.request = NULL
+    texts_release(tunnel.texts)
+    tunnel.texts = NULL
     if tunnel.misbehaved:
         discard(w, tunnel)
     ev_close(w, &tunnel.ev)

@@ -4,11 +4,12 @@
 # streams' table are its own; a flow owns its sockets and its queue. Closed tunnels and flows go to the grave list
 # and are freed at the end of the loop turn, so the current batch of events may still name them.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free
 
 from meshcore.flowtable cimport entry_t, flow_key, flowtable_t, link_t
 from meshcore.h2types cimport h2_conn, h2_stream
 from meshcore.pool cimport chunk_t, pool_t, queue_t
-from meshcore.records cimport rec_config, rec_endpoint
+from meshcore.records cimport DIR_INBOUND_HBONE, rec_config, rec_endpoint
 from meshcore.tls cimport bundle_t, cert_t, sans_t, tls_env, tls_t
 from meshcore.wheel cimport timer_fn, timer_t, wheel_t
 
@@ -134,6 +135,7 @@ cdef struct tunnel_t:            # one HBONE connection, either role
     uint32_t last_stream         # whose it is; 0: none
     queue_t out                  # ciphertext that the socket did not take
     request_t *request           # server: NULL between header blocks
+    texts_t *texts               # server: of the latest CONNECT that had any
     addr_t peer
     addr_t local
     uint64_t peer_id[2]          # flowtable_text of the peer's identity
@@ -163,7 +165,8 @@ cdef struct request_t:           # inbound CONNECT while its header block is bei
     char forwarded[FORWARDED_MAX]
     char baggage[BAGGAGE_MAX]
 
-cdef struct texts_t:             # of an inbound CONNECT, as long as the flow lives: it may have to ask again
+cdef struct texts_t:             # of an inbound CONNECT, as long as a flow lives: it may have to ask again
+    uint32_t users               # flows with these very texts, and the tunnel of the latest
     uint16_t host_len            # hostname form of the authority
     uint16_t forwarded_len
     uint16_t baggage_len
@@ -186,34 +189,37 @@ cdef struct setup_t:             # of a flow that is not open yet, or is open an
     uint32_t cert_id
     uint8_t retries
 
+cdef union extra_t:              # relay_of and texts_of know which
+    relay_t *relay               # NULL for tunnelled flows
+    texts_t *texts               # inbound HBONE; NULL: nothing but addresses
+
 cdef struct flow_t:              # one proxied connection; as small as can be, for thousands of them lie idle
     ev_t app                     # outbound and plain: the accepted socket; inbound HBONE: the application's
     h2_stream stream
     tunnel_t *tunnel             # NULL for plain flows
-    relay_t *relay               # NULL for tunnelled flows
-    texts_t *texts               # NULL: nothing but addresses
-    pod_t *pod
-    entry_t *entry
-    link_t entry_link
-    link_t pod_link
-    link_t wait_link             # waiting, blocked or ready: one at a time
+    extra_t extra
     queue_t to_app
-    setup_t *setup               # NULL: open, and nothing to wait for
-    uint64_t opened_ms
+    link_t wait_link             # waiting, blocked or ready: one at a time
     uint64_t sent                # bytes client -> server
     uint64_t received            # bytes server -> client
-    addr_t src
-    addr_t dst                   # as addressed by the client
-    addr_t actual                # where the bytes go
-    uint16_t target_port
-    uint16_t status              # HTTP status when the peer refused
     uint32_t label_id
+    uint16_t target_port
     uint8_t direction
     uint8_t state
     uint8_t bits
     uint8_t flag
     uint8_t authority            # enum authority_kind
     uint8_t protocol             # enum protocol of the next hop
+    uint16_t status              # HTTP status when the peer refused
+    addr_t src
+    addr_t dst                   # as addressed by the client
+    addr_t actual                # where the bytes go
+    setup_t *setup               # NULL: open, and nothing to wait for
+    pod_t *pod
+    entry_t *entry
+    link_t entry_link
+    link_t pod_link
+    uint64_t opened_ms
 
 cdef struct span_t:
     flow_t *flow
@@ -343,6 +349,18 @@ cdef inline tunnel_t *tunnel_of_ev(ev_t *ev) noexcept nogil:
 
 cdef inline listener_t *listener_of_ev(ev_t *ev) noexcept nogil:
     return <listener_t *>(<char *>ev - (<char *>&(<listener_t *>4096).ev - <char *>4096))
+
+cdef inline relay_t *relay_of(flow_t *flow) noexcept nogil:
+    return NULL if flow.direction == DIR_INBOUND_HBONE else flow.extra.relay
+
+cdef inline texts_t *texts_of(flow_t *flow) noexcept nogil:
+    return flow.extra.texts if flow.direction == DIR_INBOUND_HBONE else NULL
+
+cdef inline void texts_release(texts_t *texts) noexcept nogil:
+    if texts is not NULL:
+        texts.users -= 1
+        if texts.users == 0:
+            free(texts)
 
 cdef inline void *slot_find(slot_t **slots, uint32_t id) noexcept nogil:
     cdef slot_t *slot = slots[id & (CHAINS - 1)]

@@ -113,6 +113,29 @@ def test_a_flush_makes_live_connections_ask_again(app: apps.App, inbound: Harnes
         assert again._replace(cookie=0) == inbound.upcalls[0]._replace(cookie=0), "the same question"
 
 
+def test_connections_of_one_tunnel_ask_again_each_with_its_own_host(app: apps.App, inbound: Harness) -> None:
+    with peer_h2.client(inbound.add_pod().hbone) as peer:
+        hosts = ["a.example", "b.example", "b.example", "a.example", "c.example"]
+        forwarded = [("forwarded", "host=one"), ("forwarded", "host=two")]
+        streams = [peer.connect(f"{host}:80", [forwarded[at % 2]]) for at, host in enumerate(hosts)]
+        first = peer.connect("10.0.0.7:80")
+        asked = len(inbound.upcalls)
+        peer.send(streams.pop(0), b"", end=True)
+        inbound.wait_cell(PageCell.FLOWS_OPEN, len(hosts))
+        inbound.flush(1, reevaluate=True)
+        inbound.wait_upcalls(asked + 4 + 1)
+        again = {(upcall.host, upcall.forwarded) for upcall in inbound.upcalls[asked:]}
+        assert again == {
+            ("b.example", "two"),
+            ("b.example", "one"),
+            ("a.example", "two"),
+            ("c.example", "one"),
+            ("", ""),
+        }
+        for stream in (*streams, first):
+            peer.echoes(stream, b"y")
+
+
 def test_a_flush_without_reevaluation_touches_new_connections_only(inbound: Harness) -> None:
     with peer_h2.client(inbound.add_pod().hbone) as peer:
         stream = peer.connect("10.0.0.7:80")
