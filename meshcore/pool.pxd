@@ -10,6 +10,7 @@ cdef struct chunk_t:             # 0 <= start <= end <= CHUNK_BYTES
     uint64_t queued              # of the last one in a queue: bytes of the whole queue
     uint32_t start
     uint32_t end
+    uint64_t pad                 # data begins on a multiple of 16, which is cheaper to copy
     uint8_t data[CHUNK_BYTES]
 
 cdef struct pool_t:
