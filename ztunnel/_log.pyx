@@ -3,11 +3,11 @@
 from libc.string cimport memcpy, memmove, strlen
 
 from meshcore cimport linux
-from meshcore.linux cimport AF_INET, AF_INET6, CLOCK_REALTIME, POLLOUT, clock_gettime, inet_ntop, poll, pollfd, timespec
+from meshcore.linux cimport CLOCK_REALTIME, POLLOUT, clock_gettime, poll, pollfd, timespec
 from meshcore.records cimport (DIR_OUTBOUND, FLAG_NONE, PC_LOG_DROPPED, PC_LOG_LINES, PROTO_HBONE, SC_CLOSED, SC_FAILED,
                                SC_OPENED)
 from meshcore.wheel cimport timer_set
-from ztunnel._sock cimport addr_is_v4
+from ztunnel._sock cimport ADDRESS_TEXT, addr_is_v4, addr_text
 from ztunnel._types cimport *
 
 cdef extern from "<string.h>" nogil:
@@ -75,16 +75,13 @@ cdef void put_time(line_t *line) noexcept nogil:
 
 
 cdef void put_addr(line_t *line, const addr_t *addr, uint16_t port) noexcept nogil:
-    cdef char text[48]
-    if addr_is_v4(addr):
-        inet_ntop(AF_INET, addr.ip + 12, text, sizeof(text))
-        puts(line, text)
-    else:
-        inet_ntop(AF_INET6, addr.ip, text, sizeof(text))
+    cdef char text[ADDRESS_TEXT]
+    cdef size_t size = addr_text(addr, text)
+    cdef bint v4 = addr_is_v4(addr)
+    if not v4:
         puts(line, b"[")
-        puts(line, text)
-        puts(line, b"]")
-    puts(line, b":")
+    put(line, text, size)
+    puts(line, b":" if v4 else b"]:")
     put_number(line, port, 0)
 
 

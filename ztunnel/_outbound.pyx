@@ -1,22 +1,21 @@
 """Outbound side of the worker. No Python surface."""
 
-from libc.string cimport memcmp, memcpy, strlen
+from libc.string cimport memcmp, memcpy
 
 from meshcore.flowtable cimport flowtable_pick, link_add, link_del
 from meshcore.h2out cimport h2_add, h2_headers
 from meshcore.h2types cimport S_ANSWERED
-from meshcore.linux cimport AF_INET, AF_INET6, inet_ntop
 from meshcore.nghttp2 cimport NGHTTP2_NV_FLAG_NO_INDEX, NGHTTP2_NV_FLAG_NONE, nghttp2_nv
 from meshcore.records cimport *
 from meshcore.tls cimport cert_t, sans_t
 from meshcore.wheel cimport timer_set
 from ztunnel._flow cimport flow_dial, flow_fail, flow_open, flow_refuse, flow_timeout
-from ztunnel._sock cimport addr_is_v4
+from ztunnel._sock cimport addr_is_v4, addr_text
 from ztunnel._tunnel cimport tunnel_obtain
 from ztunnel._types cimport *
 
 cdef enum:
-    ADDRESS_TEXT = 64            # "[ipv6]:port" and room
+    AUTHORITY_TEXT = 64          # "[ipv6]:port" and room
     FORWARDED_TEXT = 400         # for="...";host=<253 characters>
     TRACE_TEXT = 55              # RFC-less: W3C Trace Context version 00
 
@@ -95,12 +94,10 @@ cdef size_t put_address(char *out, const addr_t *address, uint16_t port) noexcep
     cdef char digits[5]
     cdef int at = 5
     if addr_is_v4(address):
-        inet_ntop(AF_INET, address.ip + 12, out, 46)
-        size = strlen(out)
+        size = addr_text(address, out)
     else:
         out[0] = c"["
-        inet_ntop(AF_INET6, address.ip, out + 1, 46)
-        size = strlen(out)
+        size = 1 + addr_text(address, out + 1)
         out[size] = c"]"
         size += 1
     out[size] = c":"
@@ -149,7 +146,7 @@ cdef void put_trace(worker_t *w, char *out) noexcept nogil:
 
 cdef void send_connect(worker_t *w, flow_t *flow) noexcept nogil:
     cdef nghttp2_nv fields[5]
-    cdef char authority[ADDRESS_TEXT]
+    cdef char authority[AUTHORITY_TEXT]
     cdef char forwarded[FORWARDED_TEXT]
     cdef char trace[TRACE_TEXT]
     cdef size_t authority_len, count = 4

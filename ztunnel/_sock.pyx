@@ -1,6 +1,6 @@
 """Sockets of the worker. No Python surface."""
 
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcmp, memcpy, memset, strlen
 
 from meshcore cimport linux
 from meshcore.linux cimport *
@@ -19,6 +19,28 @@ cdef bint addr_is_v4(const addr_t *a) noexcept nogil:
 
 cdef bint addr_same_ip(const addr_t *a, const addr_t *b) noexcept nogil:
     return memcmp(a.ip, b.ip, 16) == 0
+
+
+cdef size_t addr_text(const addr_t *addr, char *out) noexcept nogil:
+    """IPv4 by hand: inet_ntop goes through printf, and every connection has five addresses to write."""
+    cdef size_t size = 0
+    cdef uint32_t value
+    cdef int i
+    if not addr_is_v4(addr):
+        inet_ntop(AF_INET6, addr.ip, out, ADDRESS_TEXT)
+        return strlen(out)
+    for i in range(12, 16):
+        value = addr.ip[i]
+        if value >= 100:
+            out[size] = <char>(c"0" + value // 100)
+            size += 1
+        if value >= 10:
+            out[size] = <char>(c"0" + value // 10 % 10)
+            size += 1
+        out[size] = <char>(c"0" + value % 10)
+        out[size + 1] = c"."
+        size += 2
+    return size - 1
 
 
 cdef void from_storage(const sockaddr_storage *storage, addr_t *out) noexcept nogil:

@@ -23,6 +23,7 @@ from tests.support.worker_harness import (
     deliver,
     eventually,
     ip_bytes,
+    listen,
     tunnel,
 )
 
@@ -239,3 +240,24 @@ def test_the_access_log_has_one_line_for_each_connection(pair: Pair) -> None:
         eventually(lambda worker=worker: len(worker.log_lines()) == 3, "three lines")  # type: ignore[misc] # bound early
         for size in (1, 2, 3):
             assert any(f"bytes_sent={size} bytes_recv={size} " in line for line in worker.log_lines())
+
+
+@pytest.mark.parametrize("address", ["127.0.0.9", "127.10.99.100", "127.255.200.199", "::1"])
+def test_addresses_are_written_as_everybody_writes_them(address: str) -> None:
+    """In the access log, and as the authority that the other worker asks about."""
+    with (
+        apps.App(listener=listen(address)) as app,
+        Harness(deliver(app.address), service_account="peer") as server,
+        Harness(tunnel(server.add_pod(address=address).hbone, target_port=app.address[1])) as worker,
+        socket.create_connection(worker.add_pod(address=address).outbound, timeout=10) as client,
+    ):
+        host = "[{}]:{}" if ":" in address else "{}:{}"
+        source, target = host.format(*client.getsockname()[:2]), host.format(*app.address)
+        client.sendall(b"x")
+        assert client.recv(1) == b"x"
+        asked = server.upcalls[0]
+        assert (asked.dst_ip, asked.dst_port) == (ip_bytes(address), app.address[1])
+        client.close()
+        line = worker.wait_log(f"src.addr={source} ")
+        assert f"dst.hbone_addr={target} " in line
+        assert f"dst.addr={target} " in server.wait_log("dst.addr=")
