@@ -13,7 +13,7 @@ from meshcore.flowtable cimport flowtable_text, link_add, link_del, link_init
 from meshcore.h2 cimport h2_destroy, h2_init, h2_input
 from meshcore.h2out cimport h2_goaway, h2_ping, h2_remove, h2_start
 from meshcore.h2types cimport *
-from meshcore.linux cimport EAGAIN, EINTR
+from meshcore.linux cimport EAGAIN, EINTR, MSG_NOSIGNAL
 from meshcore.pool cimport (CHUNK_BYTES, pool_get, pool_put, pool_tight, queue_append, queue_clear, queue_size,
                             queue_write)
 from meshcore.records cimport *
@@ -42,7 +42,7 @@ cdef void flush_cipher(worker_t *w) noexcept nogil:
     if tunnel is NULL or size == 0 or tunnel.state == T_CLOSED:
         return
     w.page[PC_WRITE] += 1
-    n = linux.write(tunnel.ev.fd, w.cipher_out, size)
+    n = linux.send(tunnel.ev.fd, w.cipher_out, size, MSG_NOSIGNAL)
     if n < 0:
         if linux.errno != EAGAIN and linux.errno != EINTR:
             tunnel_break(w, tunnel, FLAG_NONE, b"peer closed the connection")
@@ -337,7 +337,7 @@ cdef void discard(worker_t *w, tunnel_t *tunnel) noexcept nogil:
     linux.shutdown(tunnel.ev.fd, linux.SHUT_WR)
     for _read in range(DISCARD_READS):
         w.page[PC_READ] += 1
-        if linux.read(tunnel.ev.fd, w.cipher_in, CIPHER_IN) <= 0:
+        if linux.recv(tunnel.ev.fd, w.cipher_in, CIPHER_IN, 0) <= 0:
             return
 
 
@@ -524,7 +524,7 @@ cdef void tunnel_read(worker_t *w, tunnel_t *tunnel) noexcept nogil:
         if tunnel.broken is not NULL:
             break
         w.page[PC_READ] += 1
-        n = linux.read(tunnel.ev.fd, w.cipher_in, CIPHER_IN)
+        n = linux.recv(tunnel.ev.fd, w.cipher_in, CIPHER_IN, 0)
         if n < 0:
             if linux.errno == EINTR:
                 continue
