@@ -39,6 +39,3 @@ def summarize(values_ns: Iterable[int]) -> dict[str, float]:
 
     Percentiles are nearest ranks and within 1 % up to 60 s; max and mean are exact.
     """
-
-def judge(pieces: Iterable[bytes], body_bytes: int) -> str:
-    """What becomes of an answer that comes in these pieces: `more`, `done`, or a kind of error. For the tests."""

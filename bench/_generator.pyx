@@ -8,16 +8,18 @@ Closed loop (rate 0): a connection sends its next request when the last was answ
 from libc.signal cimport SIGINT
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memchr, memcpy, memset
-from posix.strings cimport strncasecmp
+from libc.string cimport memset
 from posix.time cimport CLOCK_THREAD_CPUTIME_ID
 
-from bench._generator cimport HIST_BUCKETS, hist_add, hist_middle, hist_t
+from bench._answer import VERDICT_NAMES as _VERDICTS
+
+from bench._answer cimport (HEAD_MAX, V_CLOSED, V_CONNECT, V_DONE, V_LENGTH, V_MORE, V_TIMEOUT, VERDICTS, answer_t,
+                            answer_take)
+from bench._histogram cimport HIST_BUCKETS, hist_add, hist_middle, hist_t
 from meshcore cimport linux
 from meshcore.linux cimport *
 
 cdef enum:
-    HEAD_MAX = 8192              # bytes of an answer's head; what nginx and Envoy allow at least
     PATH_MAX = 4096              # so that the request fits where HEAD_MAX bytes do
     READ_BYTES = 65536           # bytes asked of one recv
     EVENTS_MAX = 64              # events of one epoll_wait
@@ -28,15 +30,6 @@ cdef enum:
     S_BUSY = 1
     S_CLOSING = 2                # answered; the server has still to close
     S_RESTING = 3                # closed loop, connect failed
-    V_MORE = 0                   # what became of a request; from V_CONNECT on: kinds of errors
-    V_DONE = 1
-    V_CONNECT = 2
-    V_STATUS = 3
-    V_HEAD = 4
-    V_LENGTH = 5
-    V_CLOSED = 6
-    V_TIMEOUT = 7
-    VERDICTS = 8
 
 cdef int64_t SECOND = 1000000000             # ns
 cdef int64_t GRACE_NS = 5 * SECOND           # after the last request was due: what is in flight may still end
@@ -45,24 +38,20 @@ cdef int64_t REST_NS = 10000000              # closed loop: pause after a failed
 cdef double RATE_MAX = 1e6                   # requests/s; more than a core can send
 cdef double SECONDS_MAX = 86400.0
 
-_VERDICTS = ("more", "done", "connect", "status", "head", "length", "closed", "timeout")
 _PERCENTILES = (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p999", 0.999))
 
 
 cdef struct slot_t:              # one connection at a time; in exactly one of the lists of gen_t
     slot_t *prev
     slot_t *next
-    char *head                   # HEAD_MAX bytes, touched only by a head that comes in pieces
     int64_t began                # ns; latency counts from here
     int64_t deadline             # ns; ascending in each list but `free`
-    int64_t body                 # bytes of body to come; -1: still in the head
-    uint32_t head_len
+    answer_t answer
     uint32_t out                 # bytes of the request still to be sent
     int fd                       # -1: no connection
     uint8_t state
     uint8_t connected
     uint8_t counted              # 0: a request of the warm-up
-    uint8_t last                 # the answer says that the server will close
 
 
 cdef struct gen_t:
@@ -112,122 +101,6 @@ cdef int64_t clock_ns(int clock) noexcept nogil:
     cdef timespec value
     clock_gettime(clock, &value)
     return value.tv_sec * SECOND + value.tv_nsec
-
-
-# The answer
-
-cdef bint is_header(const char *line, size_t size, const char *name, size_t name_len) noexcept nogil:
-    return size > name_len and line[name_len] == b":" and strncasecmp(line, name, name_len) == 0
-
-
-cdef int64_t number(const char *text, size_t size) noexcept nogil:
-    """-> the decimal number between blanks; -1 when it is not one."""
-    cdef int64_t value = 0
-    while size and (text[0] == b" " or text[0] == b"\t"):
-        text += 1
-        size -= 1
-    while size and (text[size - 1] == b" " or text[size - 1] == b"\t"):
-        size -= 1
-    if size == 0 or size > 18:           # what surely fits into 63 bits
-        return -1
-    while size:
-        if text[0] < b"0" or text[0] > b"9":
-            return -1
-        value = value * 10 + (text[0] - c"0")
-        text += 1
-        size -= 1
-    return value
-
-
-cdef bint says_close(const char *text, size_t size) noexcept nogil:
-    """Is `close` among the words of a Connection header?"""
-    while size >= 5:
-        while size and (text[0] == b" " or text[0] == b"\t" or text[0] == b","):
-            text += 1
-            size -= 1
-        if size >= 5 and strncasecmp(text, b"close", 5) == 0 and (
-                size == 5 or text[5] == b"," or text[5] == b" " or text[5] == b"\t"):
-            return True
-        while size and text[0] != b",":
-            text += 1
-            size -= 1
-    return False
-
-
-cdef int status_line(const char *line, size_t size) noexcept nogil:
-    """-> V_DONE for 200, V_STATUS for another, V_HEAD when it is not the first line of an HTTP/1.1 answer."""
-    cdef int i
-    if size < 12 or strncasecmp(line, b"HTTP/1.1 ", 9) or (size > 12 and line[12] != b" "):
-        return V_HEAD
-    for i in range(9, 12):
-        if line[i] < b"0" or line[i] > b"9":
-            return V_HEAD
-    return V_DONE if line[9] == b"2" and line[10] == b"0" and line[11] == b"0" else V_STATUS
-
-
-cdef int parse_head(const char *data, size_t size, int64_t wanted, uint8_t *last) noexcept nogil:
-    """-> length of the head; 0: not complete; or what is wrong, negated. `last` is set when the server will close."""
-    cdef const char *line = data
-    cdef const char *limit = data + min(size, <size_t>HEAD_MAX)
-    cdef const char *end = data
-    cdef int64_t length = -1, value
-    cdef size_t width
-    cdef int verdict = V_DONE
-    while True:
-        end = <const char *>memchr(line, c"\n", limit - line)
-        if end is NULL:
-            return -V_HEAD if size >= HEAD_MAX else 0
-        if end is line or (end - 1)[0] != b"\r":
-            return -V_HEAD
-        width = end - 1 - line
-        if line is data:
-            verdict = status_line(line, width)
-            if verdict == V_HEAD:
-                return -V_HEAD
-        elif width == 0:
-            break
-        elif is_header(line, width, b"content-length", 14):
-            value = number(line + 15, width - 15)
-            if value != wanted or (length >= 0 and value != length):
-                verdict = V_LENGTH if verdict == V_DONE else verdict
-            length = value
-        elif is_header(line, width, b"transfer-encoding", 17):
-            verdict = V_LENGTH if verdict == V_DONE else verdict
-        elif is_header(line, width, b"connection", 10) and says_close(line + 11, width - 11):
-            last[0] = 1
-        line = end + 1
-    if verdict == V_DONE and length < 0:
-        verdict = V_LENGTH
-    return <int>(end + 1 - data) if verdict == V_DONE else -verdict
-
-
-cdef int take(slot_t *slot, const char *data, size_t size, int64_t body_bytes) noexcept nogil:
-    """Check the next piece of an answer -> V_MORE, V_DONE, or what is wrong with it."""
-    cdef size_t kept = slot.head_len, used
-    cdef int length
-    if slot.body < 0:
-        if kept:
-            used = min(size, HEAD_MAX - kept)
-            memcpy(slot.head + kept, data, used)
-            slot.head_len += <uint32_t>used
-            length = parse_head(slot.head, kept + used, body_bytes, &slot.last)
-        else:
-            length = parse_head(data, size, body_bytes, &slot.last)
-        if length < 0:
-            return -length
-        if length == 0:
-            if not kept:                     # less than HEAD_MAX, or it would be wrong
-                memcpy(slot.head, data, size)
-                slot.head_len = <uint32_t>size
-            return V_MORE
-        used = <size_t>length - kept
-        data += used
-        size -= used
-        slot.body = body_bytes
-    if size > <uint64_t>slot.body:
-        return V_LENGTH
-    slot.body -= <int64_t>size
-    return V_MORE if slot.body else V_DONE
 
 
 # Lists and connections
@@ -287,7 +160,7 @@ cdef void done(gen_t *g, slot_t *slot) noexcept nogil:
         slot.deadline = g.now + LINGER_NS
         move(slot, &g.closing, S_CLOSING)
         return
-    if slot.last or slot.out:                # no second request can follow
+    if slot.answer.last or slot.out:                # no second request can follow
         hang_up(slot)
     give_back(g, slot)
 
@@ -338,9 +211,9 @@ cdef void begin(gen_t *g, slot_t *slot, int64_t began, bint counted) noexcept no
     slot.began = began
     slot.counted = counted
     slot.deadline = g.now + g.timeout
-    slot.body = -1
-    slot.head_len = 0
-    slot.last = 0
+    slot.answer.body = -1
+    slot.answer.head_len = 0
+    slot.answer.last = 0
     slot.out = g.request_len
     move(slot, &g.busy, S_BUSY)
     if slot.fd < 0:
@@ -418,7 +291,7 @@ cdef void on_slot(gen_t *g, slot_t *slot, uint32_t bits) noexcept nogil:
             g.errors[V_LENGTH] += 1
             lost(g, slot, 0)
             return
-        verdict = take(slot, g.buf, <size_t>n, g.body_bytes)
+        verdict = answer_take(&slot.answer, g.buf, <size_t>n, g.body_bytes)
         if verdict == V_DONE:
             done(g, slot)
         elif verdict != V_MORE:
@@ -624,8 +497,8 @@ cdef gen_t *gen_new(uint32_t connections) except NULL:
     for i in range(connections):
         slot = &g.slots[i]
         slot.fd = -1
-        slot.body = -1
-        slot.head = g.heads + <size_t>i * HEAD_MAX
+        slot.answer.body = -1
+        slot.answer.head = g.heads + <size_t>i * HEAD_MAX
         list_init(slot)
         move(slot, &g.free, S_FREE)
     g.connections = connections
@@ -677,21 +550,6 @@ def summarize(values_ns):
         for value in values_ns:
             hist_add(&g.latency, value)
         return summary(&g.latency)
-    finally:
-        gen_free(g)
-
-
-def judge(pieces, int64_t body_bytes):
-    """What becomes of an answer that comes in these pieces: more, done or a kind of error. For the tests."""
-    cdef gen_t *g = gen_new(1)
-    cdef bytes piece
-    cdef int verdict = V_MORE
-    try:
-        for piece in pieces:
-            verdict = take(g.slots, piece, <size_t>len(piece), body_bytes)
-            if verdict != V_MORE:
-                break
-        return _VERDICTS[verdict]
     finally:
         gen_free(g)
 

@@ -20,7 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bench
-from bench._generator import judge, run, summarize
+from bench._answer import judge
+from bench._generator import run, summarize
 from bench.errors import BenchError
 from meshcore.errors import ConfigError
 from tests.support import programs
@@ -357,7 +358,7 @@ def test_a_close_behind_an_answer_is_no_error() -> None:
 
 def test_no_answer_is_a_timeout_and_the_connection_is_replaced() -> None:
     with Server(says()) as server:
-        found = load(server, rate=40, connections=2, timeout=0.02)
+        found = load(server, rate=40, connections=2, timeout=0.1)
     assert (found["requests"], found["errors"]) == (0, {"timeout": 20})
     assert found["connections"] == 20
 
@@ -413,6 +414,13 @@ def test_latency_of_a_closed_loop_counts_from_the_send() -> None:
         found = load(server, rate=0, connections=2, seconds=0.3)
     assert found["requests"] <= 2 * (0.3 / 0.03 + 1)
     assert 30_000 * 0.99 <= found["latency_us"]["p50"] < 10 * 30_000
+
+
+def test_the_warm_up_of_a_closed_loop_comes_before_what_is_counted() -> None:
+    with Server(says(ANSWER)) as server:
+        found = load(server, rate=0, connections=1, seconds=0.2, warm_up=0.2)
+    assert 0 < found["requests"] < len(server.requests)
+    assert found["connections"] == 1
 
 
 def test_a_closed_loop_does_not_spin_on_a_server_that_refuses() -> None:

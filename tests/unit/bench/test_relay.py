@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -10,9 +11,12 @@ import random
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import termios
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -30,6 +34,7 @@ from tests.support.worker_harness import TIMEOUT, address_of, eventually, listen
 PROGRAM: Final = Path(bench.__file__).parent / "programs" / "relay.py"  # of the build under test
 MB: Final = 1_000_000
 SIZES: Final = (0, 1, 65_535, 65_536, 65_537, MB, 5 * MB)
+ROUNDS_TO_WIDEN: Final = 30
 MARK: Final = 0x539
 Address = tuple[str, int]
 
@@ -144,7 +149,8 @@ def test_the_client_may_go_on_after_the_server_has_ended() -> None:
     assert received == [b"not for me"]
 
 
-def test_an_end_that_comes_before_the_target_is_connected_is_kept_for_it() -> None:
+@pytest.mark.parametrize("early", [b"", b"early"])
+def test_an_end_that_comes_before_the_target_is_connected_is_kept_for_it(early: bytes) -> None:
     """The target's backlog is full, so its connection is made only when somebody accepts."""
     target = listen()
     target.listen(0)
@@ -154,7 +160,7 @@ def test_an_end_that_comes_before_the_target_is_connected_is_kept_for_it() -> No
             sock.setblocking(False)
             sock.connect_ex(address_of(target))
         with relaying(address_of(target)) as relay, relay.connect() as client:
-            send_all(client, b"early")
+            send_all(client, early)
             eventually(lambda: relay.sockets() == 3, "the relay to have accepted")
             target.setblocking(True)
             target.settimeout(TIMEOUT)
@@ -163,7 +169,7 @@ def test_an_end_that_comes_before_the_target_is_connected_is_kept_for_it() -> No
                 stack.enter_context(accepted)
                 if accepted.getpeername() not in {sock.getsockname() for sock in fill}:
                     accepted.settimeout(TIMEOUT)
-                    assert read_to_end(accepted) == b"early"
+                    assert read_to_end(accepted) == early
                     return
             pytest.fail("the relay's connection was not among those accepted")
 
@@ -198,30 +204,43 @@ def test_a_reader_that_stops_stops_the_sender_and_loses_nothing() -> None:
     assert [digest(each) for each in received] == [digest(data)]
 
 
-def test_a_busy_stream_does_not_keep_others_from_their_turn() -> None:
-    """One relay, one connection that always has more to read, and one that asks and waits for the answer."""
-    stop = threading.Event()
+def all_taken(sock: socket.socket, sender: threading.Thread) -> bool:
+    """Wait until the other end's kernel has all that `sender` sends (True), or takes no more (False)."""
+    before = None
+    while True:
+        unsent = struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))[0]
+        state = (unsent, sender.is_alive())
+        if state in {before, (0, False)}:
+            return state == (0, False)
+        before = state
+        time.sleep(0.05)
 
-    def flood(sock: socket.socket) -> None:
-        piece = bytes(MB)
-        while not stop.is_set():
-            sock.sendall(piece)
 
-    def swallow(sock: socket.socket) -> None:
-        buffer = bytearray(MB)
-        while sock.recv_into(buffer):
-            pass
+def test_what_had_to_wait_for_the_next_turn_gets_it_though_nothing_new_comes() -> None:
+    """More than one turn moves is there, and the end behind it, when the relay looks: no further event will come.
 
-    with contextlib.ExitStack() as stack:
-        source, app = stack.enter_context(App(flood)), stack.enter_context(App(echo))
-        relay = stack.enter_context(relaying(source.address, app.address))
-        stream, asking = stack.enter_context(relay.connect(0)), stack.enter_context(relay.connect(1))
-        reader = background(lambda: swallow(stream))
-        for number in range(100):
-            asking.sendall(b"%03d" % number)
-            assert read_exactly(asking, 3) == b"%03d" % number
-        stop.set()
-        reader.join()
+    The kernel offers so large a window only after a few rounds in which much was read at once.
+    """
+    size = 3 * MB
+    data = payload(size)
+    with App(silent) as app, relaying(app.address) as relay, relay.connect() as client:
+        client.sendall(b"x")
+        eventually(lambda: len(app.accepted) == 1, "the server to be connected")
+        server = app.accepted[0]
+        assert read_exactly(server, 1) == b"x"
+        for _ in range(ROUNDS_TO_WIDEN):
+            relay.process.send_signal(signal.SIGSTOP)
+            sender = background(lambda: server.sendall(data))
+            if taken := all_taken(server, sender):
+                server.shutdown(socket.SHUT_WR)
+            relay.process.send_signal(signal.SIGCONT)
+            assert digest(read_exactly(client, size)) == digest(data)
+            sender.join()
+            if taken:
+                break
+        else:
+            pytest.skip(f"the kernel offers no window of {size} bytes (net.ipv4.tcp_rmem)")
+        assert read_to_end(client) == b""
 
 
 def test_hundreds_of_connections_at_once_each_get_their_own_bytes_and_leave_nothing() -> None:
