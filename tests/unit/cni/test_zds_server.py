@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 from collections.abc import Awaitable, Callable, Iterator
@@ -85,6 +86,7 @@ def serve(
         finally:
             await server.close()
 
+    gc.collect()  # what earlier tests dropped must not close its descriptors meanwhile
     before = open_fds()
     asyncio.run(main())
     assert open_fds() == before, "descriptors leaked"
