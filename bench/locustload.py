@@ -104,12 +104,12 @@ def run(
     `netns` is the file of a network namespace to run in; `during` is called about halfway. Raises BenchError when
     locust is missing or fails, or when nothing is answered.
 
-    Locust's own cost: 0.20 ms of CPU per request where `programs/openloop.py` takes 0.06 ms, so a fifth of a core at
-    1,000 requests/s, and some 3,000 requests/s at most beside a server on two cores; beyond that the outcome's `rate`
-    falls short. Each answer waits for Python: against the bench's nginx with no proxy between, 1,000 requests/s on 16
-    connections and other work on the machine, the median was 0.20 to 0.36 ms where openloop saw 0.14 to 0.15 ms in the
-    same minutes, and the 99th percentile 1.3 to 21 ms where it saw 4.7 to 6.3 ms. Compare its latencies with each other
-    only. They count from when a request was sent: what a stall delays is asked late, and its waiting counts nowhere.
+    Locust's own cost, start included, at 1,000 requests/s on 16 connections against the bench's nginx: 0.28 to 0.32 ms
+    of CPU per request where the compiled generator takes 0.04 to 0.06, so a third of a core, and some 3,000 requests/s
+    at most beside a server on two cores; beyond that the outcome's `rate` falls short. Each answer waits for Python:
+    medians of 0.18 to 0.22 ms where the generator saw 0.06 to 0.11, 99th percentiles of 0.5 to 0.6 ms where it saw 0.14
+    to 0.15. Compare its latencies with each other only. They count from when a request was sent: what a stall delays is
+    asked late, and its waiting counts nowhere.
     """
     if importlib.util.find_spec("locust") is None:
         raise BenchError("locust is not installed: pip install 'ambient-mesh[bench]'")

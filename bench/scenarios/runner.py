@@ -18,8 +18,8 @@ from bench.scenarios.loads import Load, Target
 from bench.scenarios.world import Progress, Standing, World
 from bench.subjects.base import Address
 
-_WARM_UP: Final = 1.0  # seconds of each load on each scenario before anything counts
-_COUNTED: Final = 2.0  # seconds of a slice whose system calls are counted
+_WARM_UP: Final = 1.0  # seconds of each load on each scenario before anything counts, at most a slice's
+_COUNTED: Final = 2.0  # seconds of a slice whose system calls are counted, at most a slice's
 _OTHER_FILES: Final = 256  # descriptors that a proxy has besides its connections
 _SETTLE: Final = 1.0  # seconds after opening idle tunnels until their memory is read
 _SOAK_LOOK: Final = 10.0  # seconds between two readings of the soak
@@ -90,18 +90,21 @@ class Runner:
             self._run_load(one)
 
     def _run_load(self, one: Load) -> None:
-        rounds = 1 if one.name in {loads.IDLE, loads.SOAK} else self._options.rounds
+        once = one.name in {loads.IDLE, loads.SOAK}
+        rounds = 1 if once else self._options.rounds
+        # What holds or grows is a proxy's: without one there is nothing to see.
+        standing = [each for each in self._world.standing if each.proxies or not once]
         if one.run is not None:
-            for each in self._world.standing:
-                one.run(_target(each), _WARM_UP, None)
+            for each in standing:
+                one.run(_target(each), min(_WARM_UP, self._seconds(one)), None)
         for number in range(rounds):
             # Every other round runs backwards: nobody always follows the same neighbour.
-            for each in self._world.standing[:: 1 if number % 2 == 0 else -1]:
+            for each in standing[:: 1 if number % 2 == 0 else -1]:
                 sample = self._quietest(each, one, number)
                 self.samples.append(sample)
                 self._progress(f"{one.name} {number + 1}/{rounds}  {line(sample)}")
         if one.run is not None and self._options.count_syscalls and one.name != loads.SOAK:
-            for each in self._world.standing:
+            for each in standing:
                 if each.proxies:
                     self._count(each, one)
 
@@ -116,7 +119,7 @@ class Runner:
         return min(tries, key=lambda sample: (sample.noisy, sample.usage.foreign))
 
     def _slice(self, each: Standing, one: Load, number: int) -> Sample:
-        seconds = self._options.seconds or one.seconds
+        seconds = self._seconds(one)
         held: dict[Phase, dict[str, Memory]] = {"idle": self._idle[each.scenario.name]}
         alone: dict[str, int] = {}
         tunnels: dict[str, float] = {}
@@ -155,6 +158,9 @@ class Runner:
             growth,
         )
 
+    def _seconds(self, one: Load) -> float:
+        return self._options.seconds or one.seconds
+
     def _meter(self, each: Standing) -> Meter:
         """Counts this scenario's proxies and origin by name; whatever else is ours is not foreign either."""
         named = {**each.proxies, **{f"origin of {name}": pid for name, pid in each.origin.pids.items()}}
@@ -191,9 +197,9 @@ class Runner:
     def _count(self, each: Standing, one: Load) -> None:
         if one.run is None:
             return
-        run = one.run
+        run, seconds = one.run, min(_COUNTED, self._seconds(one))
         outcome, counts = syscalls.count(
-            each.proxies, lambda: run(_target(each), _COUNTED, None), self._world.directory(each.scenario.name)
+            each.proxies, lambda: run(_target(each), seconds, None), self._world.directory(each.scenario.name)
         )
         # A megabyte is the readable unit of bulk.
         work = outcome.work * (1000 if one.unit == "GB" else 1)

@@ -45,7 +45,7 @@ def environments(text: str) -> set[int]:
 def document(tmp_path_factory: pytest.TempPathFactory) -> Document:
     """One short slice of each kind of load over a path of each kind of proxy."""
     path = tmp_path_factory.mktemp("run") / "run.json"
-    scenarios = ("relay", "ambient-l4-policies", "envoy-hbone", "envoy-waypoint-1")
+    scenarios = ("ambient-l4-policies", "envoy-hbone", "envoy-waypoint-1")
     names = ("rate-1000-c4", "upload-1", "idle-10000")
     options = ["--rounds", 1, "--seconds", 1, "--patience", 0, "--retries", 0, "--json", path]
     done = bench("run", *scenarios, *(part for name in names for part in ("--load", name)), *options)
@@ -90,10 +90,10 @@ def test_only_the_waypoint_is_the_price_of_its_scenario(document: Document) -> N
 
 def test_rivals_and_direct_are_compared_within_the_run(document: Document) -> None:
     found = one(document, "ambient-l4-policies", "upload-1")
-    assert set(found.ratio) == {"relay", "envoy-hbone", "envoy-waypoint-1"}
+    assert set(found.ratio) == {"envoy-hbone", "envoy-waypoint-1"}
     assert all(each.median > 0 for each in found.ratio.values())
     assert found.cpu_total.median > 0.1  # seconds per GB: encrypting twice is not free
-    assert set(one(document, "relay", "rate-1000-c4").added_us) == {"p50", "p90", "p99", "p999"}
+    assert set(one(document, "envoy-hbone", "rate-1000-c4").added_us) == {"p50", "p90", "p99", "p999"}
 
 
 def test_system_calls_are_counted_where_the_kernel_lets_us(document: Document) -> None:
@@ -109,7 +109,7 @@ def test_system_calls_are_counted_where_the_kernel_lets_us(document: Document) -
 
 
 def test_idle_tunnels_are_all_open_and_cost_memory(document: Document) -> None:
-    for name in ("relay", "ambient-l4-policies", "envoy-hbone"):
+    for name in ("ambient-l4-policies", "envoy-hbone"):
         found = one(document, name, "idle-10000")
         assert found.errors == 0
         assert sum(found.bytes_per_tunnel.values()) > 0
