@@ -64,7 +64,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     added_us: dict[str, Figure] = {}
     """The same over the scenario `direct` of the same round; absent when it was not measured."""
     memory: dict[Phase, dict[str, Memory]] = {}
-    """By process: before the load, in the middle of it, and after it; medians over the rounds."""
+    """By process: before any load, in the middle of this one (in a slice that is not timed), and after it."""
     alone: dict[str, int] = {}
     """By proxy: bytes of all its parts under load as if nothing else on the machine mapped its files.
 
@@ -101,9 +101,10 @@ class Document(msgspec.Struct, frozen=True):
 
 
 def write(path: Path, document: Document) -> None:
-    """Replace the file as a whole. Raises BenchError that names it when it cannot be written."""
+    """Replace the file as a whole; its directory is made if absent. Raises BenchError that names what is in the way."""
     draft = path.with_name(f".{path.name}.draft")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         draft.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n")
         draft.replace(path)
     except OSError as error:

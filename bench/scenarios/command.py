@@ -85,7 +85,7 @@ def show_command(scenario: str) -> None:
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the result here.")
 @click.option("--retries", type=click.IntRange(0, 20), default=1, help="Repeats of a slice the machine disturbed.  [1]")
 @click.option("--patience", type=float, default=5.0, help="Seconds to wait for a quiet machine before a slice.  [5]")
-@click.option("--no-syscalls", is_flag=True, help="Do not count system calls (saves a slice per load and scenario).")
+@click.option("--no-syscalls", is_flag=True, help="Do not count system calls.")
 def run_command(
     scenarios: tuple[str, ...],
     names: tuple[str, ...],
@@ -133,12 +133,16 @@ def run_command(
     with World(config.directory() / "world", chosen, progress) as world:
         runner = Runner(world, options, progress)
         runner.run(wanted)
-    document = summary.document(machine, config.NOISE_LIMIT, chosen, runner.samples, runner.calls)
+    document = summary.document(machine, config.NOISE_LIMIT, chosen, runner.samples, runner.looks)
     kept = config.ROOT / "build" / "bench" / f"run-{started:%Y%m%d-%H%M%S}.json"
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    for file in (kept, json_file):
-        if file is not None:
-            results.write(file, document)
+    if json_file is not None:
+        results.write(json_file, document)
+    try:
+        results.write(kept, document)
+    except BenchError as error:
+        if json_file is None:
+            raise
+        progress(f"not kept for the report: {error}")
     out = tables.console()
     out.print(", ".join(f"{name} {value}" for name, value in machine.items()), markup=False)
     tables.show(out, document, rivals)

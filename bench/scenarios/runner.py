@@ -14,12 +14,12 @@ from bench.load import Outcome
 from bench.measure import Memory, Meter, Usage, await_quiet, memory, memory_alone
 from bench.results import Phase
 from bench.scenarios import loads, syscalls
-from bench.scenarios.loads import Load, Target
+from bench.scenarios.loads import Load, Run, Target
 from bench.scenarios.world import Progress, Standing, World
 from bench.subjects.base import Address
 
 _WARM_UP: Final = 1.0  # seconds of each load on each scenario before anything counts, at most a slice's
-_COUNTED: Final = 2.0  # seconds of a slice whose system calls are counted, at most a slice's
+_LOOKED: Final = 2.0  # seconds of a slice in which memory is read and system calls are counted, at most a slice's
 _OTHER_FILES: Final = 256  # descriptors that a proxy has besides its connections
 _SETTLE: Final = 1.0  # seconds after opening idle tunnels until their memory is read
 _SOAK_LOOK: Final = 10.0  # seconds between two readings of the soak
@@ -51,8 +51,6 @@ class Sample(NamedTuple):
     memory: dict[Phase, dict[str, Memory]]
     measured: frozenset[str]
     """Names of the processes that are the price of the scenario."""
-    alone: Mapping[str, int] = {}
-    """By proxy: bytes under load if nothing else mapped its files."""
     bytes_per_tunnel: Mapping[str, float] = {}
     growth_per_hour: Mapping[str, float] = {}
 
@@ -71,6 +69,16 @@ class Sample(NamedTuple):
         return self.spent / self.outcome.work
 
 
+class Look(NamedTuple):
+    """What is looked at while a load runs, in a slice that is not timed: looking holds a proxy up for milliseconds."""
+
+    memory: dict[str, Memory]
+    alone: dict[str, int]
+    """By proxy: bytes if nothing else mapped its files."""
+    calls: dict[str, float]
+    """System calls per unit (bulk: per MB), by process; empty where they cannot be counted."""
+
+
 class Runner:
     """Runs slices in a world that stands."""
 
@@ -80,8 +88,8 @@ class Runner:
         self._progress = progress
         self._idle: dict[str, dict[str, Memory]] = {}
         self.samples: list[Sample] = []
-        self.calls: dict[tuple[str, str], dict[str, float]] = {}
-        """(scenario, load) -> system calls per unit, by process."""
+        self.looks: dict[tuple[str, str], Look] = {}
+        """(scenario, load) -> what was seen."""
 
     def run(self, wanted: Sequence[Load]) -> None:
         for each in self._world.standing:
@@ -103,10 +111,10 @@ class Runner:
                 sample = self._quietest(each, one, number)
                 self.samples.append(sample)
                 self._progress(f"{one.name} {number + 1}/{rounds}  {line(sample)}")
-        if one.run is not None and self._options.count_syscalls and one.name != loads.SOAK:
+        if one.run is not None and one.name != loads.SOAK:
             for each in standing:
                 if each.proxies:
-                    self._count(each, one)
+                    self.looks[each.scenario.name, one.name] = self._look(each, one.run, one)
 
     def _quietest(self, each: Standing, one: Load, number: int) -> Sample:
         """A slice that the machine did not disturb, or the least disturbed of a few."""
@@ -121,25 +129,19 @@ class Runner:
     def _slice(self, each: Standing, one: Load, number: int) -> Sample:
         seconds = self._seconds(one)
         held: dict[Phase, dict[str, Memory]] = {"idle": self._idle[each.scenario.name]}
-        alone: dict[str, int] = {}
         tunnels: dict[str, float] = {}
         growth: dict[str, float] = {}
         meter = self._meter(each)
         if one.run is None:
             outcome, usage = self._hold(each, seconds, meter, held, tunnels)
         else:
-
-            def halfway() -> None:
-                held["load"] = _held(each)
-                alone.update(_alone(each))
-
             meter.start()
             if one.name == loads.SOAK:
                 with _Growth(each) as watch:
-                    outcome = one.run(_target(each), seconds, halfway)
+                    outcome = one.run(_target(each), seconds, None)
                 growth = watch.per_hour()
             else:
-                outcome = one.run(_target(each), seconds, halfway)
+                outcome = one.run(_target(each), seconds, None)
             usage = meter.stop()
         held["after"] = _held(each)
         self._world.trim()
@@ -153,7 +155,6 @@ class Runner:
             origin,
             held,
             frozenset(each.measured),
-            alone,
             tunnels,
             growth,
         )
@@ -194,17 +195,28 @@ class Runner:
         tunnels |= {name: (held["load"][name].private - before[name].private) / opened for name in sorted(each.proxies)}
         return Outcome(opened, int(found["failed"]), 1.0, {}), usage
 
-    def _count(self, each: Standing, one: Load) -> None:
-        if one.run is None:
-            return
-        run, seconds = one.run, min(_COUNTED, self._seconds(one))
-        outcome, counts = syscalls.count(
-            each.proxies, lambda: run(_target(each), seconds, None), self._world.directory(each.scenario.name)
-        )
-        # A megabyte is the readable unit of bulk.
-        work = outcome.work * (1000 if one.unit == "GB" else 1)
-        self.calls[each.scenario.name, one.name] = {name: value / work for name, value in counts.items()}
+    def _look(self, each: Standing, run: Run, one: Load) -> Look:
+        seconds = min(_LOOKED, self._seconds(one))
+        held: dict[str, Memory] = {}
+        alone: dict[str, int] = {}
+
+        def halfway() -> None:
+            held.update(_held(each))
+            alone.update(_alone(each))
+
+        def work() -> Outcome:
+            return run(_target(each), seconds, halfway)
+
+        calls: dict[str, float] = {}
+        if self._options.count_syscalls:
+            outcome, counts = syscalls.count(each.proxies, work, self._world.directory(each.scenario.name))
+            # A megabyte is the readable unit of bulk.
+            units = outcome.work * (1000 if one.unit == "GB" else 1)
+            calls = {name: value / units for name, value in counts.items()}
+        else:
+            work()
         self._world.trim()
+        return Look(held, alone, calls)
 
 
 class _Growth:

@@ -10,11 +10,11 @@ from bench.measure import spread
 from bench.results import FORMAT, Document, Figure, Measured, Memory, Phase
 from bench.results import Scenario as Described
 from bench.scenarios.catalog import DIRECT, Scenario
-from bench.scenarios.runner import Sample
+from bench.scenarios.runner import Look, Sample
 
 _PHASES: Final[tuple[Phase, ...]] = ("idle", "load", "after")
 
-Calls = Mapping[tuple[str, str], Mapping[str, float]]
+Looks = Mapping[tuple[str, str], Look]
 Rounds = dict[int, Sample]
 
 
@@ -34,19 +34,23 @@ def quiet_rounds(*needed: Rounds) -> tuple[list[int], bool]:
     return (common if noisy else quiet), noisy
 
 
-def measured(samples: Sequence[Sample], calls: Calls) -> list[Measured]:
+def measured(samples: Sequence[Sample], looks: Looks) -> list[Measured]:
     """One entry per load and scenario, in the order they were measured."""
     groups: dict[str, dict[str, Rounds]] = {}
     for sample in samples:
         groups.setdefault(sample.load.name, {}).setdefault(sample.scenario, {})[sample.round] = sample
-    return [_one(name, rounds, group, calls) for group in groups.values() for name, rounds in group.items()]
+    return [_one(name, rounds, group, looks) for group in groups.values() for name, rounds in group.items()]
 
 
-def _one(name: str, rounds: Rounds, group: Mapping[str, Rounds], calls: Calls) -> Measured:
+def _one(name: str, rounds: Rounds, group: Mapping[str, Rounds], looks: Looks) -> Measured:
     numbers, noisy = quiet_rounds(rounds)
     used = [rounds[number] for number in numbers]
     first = used[0]
     latency = list(first.outcome.latency_us)
+    look = looks.get((name, first.load.name))
+    memory = {phase: _memory(phase, used) for phase in _PHASES if first.memory.get(phase)}
+    if look is not None:
+        memory["load"] = {process: Memory(*held) for process, held in look.memory.items()}
     return Measured(
         scenario=name,
         load=first.load.name,
@@ -65,9 +69,9 @@ def _one(name: str, rounds: Rounds, group: Mapping[str, Rounds], calls: Calls) -
         over_origin=figure([sample.spent / sample.origin if sample.origin else 0.0 for sample in used]),
         latency_us={key: figure([sample.outcome.latency_us[key] for sample in used]) for key in latency},
         added_us=_added(rounds, group.get(DIRECT) if name != DIRECT else None, latency),
-        memory={phase: _memory(phase, used) for phase in _PHASES if used[0].memory.get(phase)},
-        alone={name: round(value) for name, value in _medians([sample.alone for sample in used]).items()},
-        syscalls=dict(calls.get((name, first.load.name), {})),
+        memory=memory,
+        alone={} if look is None else look.alone,
+        syscalls={} if look is None else look.calls,
         ratio=_ratios(name, rounds, group),
         bytes_per_tunnel=_medians([sample.bytes_per_tunnel for sample in used]),
         growth_per_hour=_medians([sample.growth_per_hour for sample in used]),
@@ -131,7 +135,7 @@ def document(
     noise_limit: float,
     scenarios: Sequence[Scenario],
     samples: Sequence[Sample],
-    calls: Calls,
+    looks: Looks,
 ) -> Document:
     """Everything that is known of a run."""
     return Document(
@@ -139,7 +143,7 @@ def document(
         machine=dict(machine),
         noise_limit=noise_limit,
         scenarios=[Described(each.name, each.title, list(each.kind.beside)) for each in scenarios],
-        measured=measured(samples, calls),
+        measured=measured(samples, looks),
         slices=[_slice(sample) for sample in samples],
     )
 

@@ -13,9 +13,10 @@ from bench.load import Outcome
 from bench.measure import Memory, Usage
 from bench.scenarios import catalog, loads, summary, tables
 from bench.scenarios.paths import POLICIES, AmbientPolicies
-from bench.scenarios.runner import Sample, slope
+from bench.scenarios.runner import Look, Sample, slope
 
 MB = 1024 * 1024
+LOOK = Look({"a/worker-0": Memory(4 * MB, 3 * MB)}, {"a": 9 * MB}, {"a/worker-0": 2.0})
 
 
 def sample(
@@ -38,7 +39,7 @@ def sample(
         Outcome(1000, 0, 2.0, {"p50": p50, "p999": 10 * p50}, lag),
         Usage(2.5, cpu, foreign, 0.0),
         0.05,
-        {"idle": memory, "load": memory, "after": memory},
+        {"idle": memory, "after": memory},
         frozenset(cpu) if measured is None else measured,
     )
 
@@ -103,7 +104,7 @@ def test_costs_are_told_by_process_and_ratios_formed_within_a_round() -> None:
         samples.append(sample("direct", number, {}, p50=100 * slow))
         samples.append(sample("ambient-l4", number, {"a/worker-0": 0.03 * slow, "a/control": 0.01 * slow}, p50=150))
         samples.append(sample("envoy-hbone", number, {"c/envoy": 0.08 * slow}))
-    direct, ours, _ = summary.measured(samples, {("ambient-l4", "rate-1000-c4"): {"a/worker-0": 2.0}})
+    direct, ours, _ = summary.measured(samples, {("ambient-l4", "rate-1000-c4"): LOOK})
     assert ours.cpu_total.low == pytest.approx(40e-6)
     assert ours.cpu_total.high == pytest.approx(80e-6)
     assert ours.cpu["a/control"].low == pytest.approx(10e-6)
@@ -112,7 +113,9 @@ def test_costs_are_told_by_process_and_ratios_formed_within_a_round() -> None:
     assert ours.vcpu.low == pytest.approx(0.02)
     assert (ours.added_us["p50"].low, ours.added_us["p50"].high) == (-50, 50)
     assert ours.syscalls == {"a/worker-0": 2.0}
-    assert ours.memory["load"]["a/control"] == results.Memory(2 * MB, MB)
+    assert ours.memory["load"] == {"a/worker-0": results.Memory(4 * MB, 3 * MB)}
+    assert ours.memory["idle"]["a/control"] == results.Memory(2 * MB, MB)
+    assert ours.alone == {"a": 9 * MB}
     assert not direct.cpu
     assert not direct.ratio
     assert not direct.added_us
