@@ -11,9 +11,9 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 from posix.time cimport CLOCK_THREAD_CPUTIME_ID
 
-from bench._answer import VERDICT_NAMES as _VERDICTS
+from bench.answer import VERDICT_NAMES as _VERDICTS
 
-from bench._answer cimport (HEAD_MAX, V_CLOSED, V_CONNECT, V_DONE, V_LENGTH, V_MORE, V_TIMEOUT, VERDICTS, answer_t,
+from bench.answer cimport (HEAD_MAX, V_CLOSED, V_CONNECT, V_DONE, V_LENGTH, V_MORE, V_TIMEOUT, VERDICTS, answer_t,
                             answer_take)
 from bench._histogram cimport HIST_BUCKETS, hist_add, hist_middle, hist_t
 from meshcore cimport linux

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench._answer import VERDICT_NAMES, judge
+from bench.answer import VERDICT_NAMES, judge
 
 SEEDS = (
     b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nxxxx",

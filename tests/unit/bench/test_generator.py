@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bench
-from bench._answer import judge
+from bench.answer import judge
 from bench._generator import run, summarize
 from bench.errors import BenchError
 from meshcore.errors import ConfigError
