@@ -13,8 +13,8 @@ from posix.time cimport CLOCK_THREAD_CPUTIME_ID
 
 from bench.answer import VERDICT_NAMES as _VERDICTS
 
-from bench.answer cimport (HEAD_MAX, V_CLOSED, V_CONNECT, V_DONE, V_LENGTH, V_MORE, V_TIMEOUT, VERDICTS, answer_t,
-                            answer_take)
+from bench.answer cimport HEAD_MAX, V_CLOSED, V_CONNECT, V_DONE, V_LENGTH, V_MORE, V_TIMEOUT, VERDICTS, answer_t
+from bench.answer cimport answer_take
 from bench._histogram cimport HIST_BUCKETS, hist_add, hist_middle, hist_t
 from meshcore cimport linux
 from meshcore.linux cimport *

@@ -15,6 +15,7 @@ import pytest
 
 from bench import results
 from bench.results import Document, Measured
+from tests.support.processes import with_environment
 
 pytestmark = [pytest.mark.e2e, pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -26,19 +27,6 @@ DEADLINE = 30.0
 def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [*BENCH, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=WHOLE_RUN, check=False)
-
-
-def environments(text: str) -> set[int]:
-    """Processes in whose environment the text stands."""
-    found = set()
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                if text.encode() in (entry / "environ").read_bytes():
-                    found.add(int(entry.name))
-            except OSError:
-                continue
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +156,7 @@ def test_a_signal_ends_everything(number: signal.Signals, tmp_path: Path, short_
     assert status == (130 if number is signal.SIGINT else -number), log.read_text()
     assert "Traceback" not in log.read_text()
     deadline = time.monotonic() + DEADLINE
-    while left := environments(str(short_dir / "ambient-bench-")):
+    while left := with_environment(str(short_dir / "ambient-bench-")):
         assert time.monotonic() < deadline, f"processes are left: {left}"
         time.sleep(0.05)
     if number is signal.SIGINT:

@@ -267,13 +267,14 @@ def answer_then(then: Callable[[peer_h2.Peer, int], None]) -> Callable[[peer_h2.
 
 
 def fails(address: Address, files: Files, text: str, *, timeout: float = TIMEOUT) -> Connection:
-    """A tunnel opens, and a request through it fails with this text."""
+    """The peer accepts a tunnel, and a request through it fails with this text.
+
+    What follows the answer to CONNECT may come along with it, and then no tunnel opens.
+    """
     with connected(address, files, timeout=timeout) as connection:
         assert connection.reserve(1)
-        tunnel = connection.open(TARGET)
-        with pytest.raises(HboneError, match=text):
+        with pytest.raises(HboneError, match=text), contextlib.closing(connection.open(TARGET)) as tunnel:
             http1.get(tunnel, TARGET, "/1k")
-        tunnel.close()
     return connection
 
 

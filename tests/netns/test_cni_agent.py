@@ -54,8 +54,8 @@ class Ztunnel:
         self._answer = answer
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._sock.settimeout(DEADLINE)
-        until(path.exists, f"{path} appears")
-        self._sock.connect(str(path))
+        # The path is there a moment before anybody listens.
+        until(lambda: self._sock.connect_ex(str(path)) == 0, f"somebody listens at {path}")
         zds.send_packet(self._sock, zds.encode_hello())
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()

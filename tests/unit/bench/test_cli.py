@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from bench import config
+from tests.support.processes import with_environment
 
 COMMAND = [sys.executable, "-P", "-m", "bench"]
 needs_programs = pytest.mark.skipif(
@@ -21,8 +22,20 @@ needs_programs = pytest.mark.skipif(
 )
 
 
-def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=50, check=False)
+def bench(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+        env=dict(os.environ) | environment,
+    )
+
+
+def marked(directory: Path) -> set[int]:
+    """Everything that runs in a namespace of a bench whose files go to `directory`."""
+    return with_environment(f"{config.INSIDE}={directory}/")
 
 
 def test_help_needs_no_namespace() -> None:
@@ -41,12 +54,12 @@ def test_a_bar_that_does_not_exist_is_a_usage_error() -> None:
 
 @pytest.mark.netns
 @needs_programs
-def test_a_bar_is_measured_and_nothing_is_left() -> None:
-    marked = marked_processes()
-    done = bench("bars", "--quick", "--only", "identity", "--no-profile")
+def test_a_bar_is_measured_and_nothing_is_left(tmp_path: Path) -> None:
+    done = bench("bars", "--quick", "--only", "identity", "--no-profile", TMPDIR=str(tmp_path))
     assert done.returncode in {0, 1}, done.stderr
     assert "one more service account" in done.stdout
-    assert marked_processes() <= marked
+    assert not marked(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.netns
@@ -54,7 +67,6 @@ def test_a_bar_is_measured_and_nothing_is_left() -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_signal_ends_everything(number: signal.Signals, tmp_path: Path) -> None:
     environment = dict(os.environ) | {"TMPDIR": str(tmp_path)}
-    before = marked_processes()
     with (tmp_path / "log").open("w+") as log:
         process = subprocess.Popen(
             [*COMMAND, "bars", "--quick", "--only", "closed"],
@@ -83,21 +95,8 @@ def test_a_signal_ends_everything(number: signal.Signals, tmp_path: Path) -> Non
                 process.wait(5)
     assert status == (130 if number is signal.SIGINT else 143 if number is signal.SIGTERM else -number)
     deadline = time.monotonic() + 10
-    while marked_processes() - before:
+    while marked(tmp_path):
         assert time.monotonic() < deadline, "processes are left"
         time.sleep(0.05)
     if number is not signal.SIGKILL:
         assert not list(tmp_path.glob("ambient-bench-*"))
-
-
-def marked_processes() -> set[int]:
-    """Everything that runs in a namespace the bench has made, told by the environment of its first process."""
-    found = set()
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                if f"{config.INSIDE}=".encode() in (entry / "environ").read_bytes():
-                    found.add(int(entry.name))
-            except OSError:
-                continue
-    return found

@@ -20,8 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bench
-from bench.answer import judge
 from bench._generator import run, summarize
+from bench.answer import judge
 from bench.errors import BenchError
 from meshcore.errors import ConfigError
 from tests.support import programs

@@ -1,0 +1,18 @@
+"""Processes of this machine, told by the environment they were started with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def with_environment(text: str) -> set[int]:
+    """Pids of those in whose environment the text stands; those we may not look into are left out."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                if text.encode() in (entry / "environ").read_bytes():
+                    found.add(int(entry.name))
+            except OSError:
+                continue
+    return found
