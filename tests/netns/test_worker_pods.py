@@ -333,7 +333,11 @@ def test_twenty_thousand_connections_leave_nothing_behind(mesh: Mesh) -> None:
     in_parallel(lambda: visit(mesh, CONNECTIONS // threads), threads, 90)
     mesh.idle()
     assert mesh.out.slot(SlotCell.OPENED) >= CONNECTIONS
-    assert mesh.out.cell(PageCell.SOCKETS_OPEN) == 3 + mesh.out.cell(PageCell.TUNNELS_OPEN)
+    # The last clients may have gone before the worker took their connections.
+    eventually(
+        lambda: mesh.out.cell(PageCell.SOCKETS_OPEN) == 3 + mesh.out.cell(PageCell.TUNNELS_OPEN),
+        "every socket is a listener's or a tunnel's",
+    )
     for worker, (descriptors, memory) in zip(workers, before, strict=True):
         eventually(functools.partial(fits, worker, descriptors), "descriptors are back")
         assert worker.memory_kb() <= memory + 128, f"{memory} -> {worker.memory_kb()} kB"
