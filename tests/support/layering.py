@@ -6,6 +6,7 @@ Each rule takes sources, so that it can be tried on text that breaks it, and ret
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -96,14 +97,15 @@ class Source:
         return self.path.endswith((".pyx", ".pxd"))
 
 
-def tree(root: Path = ROOT) -> list[Source]:
-    """Every source file of every package."""
-    return [
+@functools.cache
+def tree(root: Path = ROOT) -> tuple[Source, ...]:
+    """Every source file of every package, read once."""
+    return tuple(
         Source(path.relative_to(root).as_posix(), path.read_text())
         for package in PACKAGES
         for suffix in ("py", "pyi", "pyx", "pxd", "pxi")
         for path in sorted((root / package).rglob(f"*.{suffix}"))
-    ]
+    )
 
 
 def _python_imports(module: ast.Module) -> Iterator[Import]:

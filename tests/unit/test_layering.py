@@ -19,16 +19,16 @@ Rule = Callable[[Iterable[Source]], list[str]]
 
 
 @pytest.fixture(scope="module")
-def sources() -> list[Source]:
+def sources() -> tuple[Source, ...]:
     return layering.tree()
 
 
 @pytest.mark.parametrize("rule", layering.RULES, ids=lambda rule: rule.__name__)
-def test_the_tree_keeps_the_rule(rule: Rule, sources: list[Source]) -> None:
+def test_the_tree_keeps_the_rule(rule: Rule, sources: tuple[Source, ...]) -> None:
     assert "\n".join(rule(sources)) == ""
 
 
-def test_the_tree_was_read(sources: list[Source]) -> None:
+def test_the_tree_was_read(sources: tuple[Source, ...]) -> None:
     assert {"meshcore", "ambient", "tests"} <= {source.package for source in sources}
     assert {"meshcore/errors.py", "meshcore/records.pxd"} <= {source.path for source in sources}
 
