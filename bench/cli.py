@@ -39,7 +39,7 @@ def cli(context: click.Context) -> None:
       ambient bench report                          the newest runs as a page
       ambient bench gate                            what CI holds every change to
       ambient bench bars --quick                    two short rounds of everything, a few minutes
-      ambient bench bars                            what README.md reports
+      ambient bench bars                            what BARS.md reports
       ambient bench bars --only request --rounds 9  one bar, with care
       ambient bench bars --only flow-hit --profile closed
     """

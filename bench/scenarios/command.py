@@ -126,9 +126,9 @@ def run_command(
     if why and not no_syscalls:
         progress(f"system calls are not counted: {why}")
     isolation.prepare()
-    lengths = [seconds or each.seconds for each in wanted]
-    total = sum(length + _OVERHEAD for length in lengths) * rounds * len(chosen)
-    progress(f"{len(chosen)} scenarios, {len(wanted)} loads, {rounds} rounds: about {total / 60:.0f} minutes")
+    slices = {each: len(chosen) - 1 if each.name in loads.ONCE else len(chosen) * rounds for each in wanted}
+    minutes = sum(count * ((seconds or each.seconds) + _OVERHEAD) for each, count in slices.items()) / 60
+    progress(f"{len(chosen)} scenarios, {len(wanted)} loads, {rounds} rounds: about {max(1.0, minutes):.0f} minutes")
     options = Options(rounds, seconds, retries, patience, not no_syscalls and not why)
     with World(config.directory() / "world", chosen, progress) as world:
         runner = Runner(world, options, progress)

@@ -98,6 +98,8 @@ def _bulk_load(name: str, streams: int, *, down: bool) -> Load:
 IDLE: Final = f"idle-{config.IDLE_TUNNELS}"
 SOAK: Final = "soak"
 SOAK_SECONDS: Final = 900.0
+ONCE: Final = frozenset({IDLE, SOAK})
+"""Loads that run once, whatever the rounds: what holds or grows is a proxy's, and no rival's round changes it."""
 
 LOADS: Final = {
     each.name: each

@@ -98,7 +98,7 @@ class Runner:
             self._run_load(one)
 
     def _run_load(self, one: Load) -> None:
-        once = one.name in {loads.IDLE, loads.SOAK}
+        once = one.name in loads.ONCE
         rounds = 1 if once else self._options.rounds
         # What holds or grows is a proxy's: without one there is nothing to see.
         standing = [each for each in self._world.standing if each.proxies or not once]
@@ -119,7 +119,7 @@ class Runner:
     def _quietest(self, each: Standing, one: Load, number: int) -> Sample:
         """A slice that the machine did not disturb, or the least disturbed of a few."""
         tries: list[Sample] = []
-        repeats = 0 if one.name in {loads.IDLE, loads.SOAK} else self._options.retries
+        repeats = 0 if one.name in loads.ONCE else self._options.retries
         while not tries or (tries[-1].noisy and len(tries) <= repeats):
             if self._options.patience:
                 await_quiet(config.NOISE_LIMIT, self._options.patience)

@@ -11,6 +11,7 @@ from rich.table import Table
 from bench.results import Document, Figure, Measured
 
 _MB: Final = 1_000_000
+_GROWTH: Final = 1_000  # bytes an hour from which memory is said to grow; less is a straight line's own error
 _PLAIN_WIDTH: Final = 220
 
 
@@ -105,7 +106,7 @@ def _note(each: Measured) -> str:
         parts.append(f"NOISY, not to be used (foreign {each.foreign:.2f})")
     if each.errors:
         parts.append(f"{each.errors} errors")
-    parts += [
-        f"{name} grows {value / 1000:.0f} KB/h" for name, value in each.growth_per_hour.items() if abs(value) >= 1000
-    ]
+    if each.growth_per_hour:
+        growing = {name: value for name, value in each.growth_per_hour.items() if value >= _GROWTH}
+        parts += [f"{name} grows {value / 1000:.0f} KB/h" for name, value in growing.items()] or ["no growth"]
     return ", ".join(parts)

@@ -161,6 +161,19 @@ def test_growth_is_the_slope_through_all_readings() -> None:
     assert slope([0, 10, 20], [4, 4, 4]) == pytest.approx(0)
 
 
+@pytest.mark.parametrize(
+    "growth, said",
+    [
+        ({}, ""),
+        ({"c/relay": 0.0, "s/relay": -20_000.0}, "no growth"),
+        ({"c/relay": 999.0, "s/relay": 8_192.0}, "s/relay grows 8 KB/h"),
+    ],
+)
+def test_memory_that_shrinks_does_not_grow(growth: dict[str, float], said: str) -> None:
+    soaked = sample("relay", 0, {"c/relay": 0.05, "s/relay": 0.05}, load=loads.SOAK)._replace(growth_per_hour=growth)
+    assert tables._note(summary.measured([soaked], {})[0]) == said
+
+
 def test_a_document_survives_its_file(tmp_path: Path) -> None:
     samples = [sample("direct", 0, {}), sample("relay", 0, {"c/relay": 0.05})]
     chosen = catalog.choose(["relay"])
