@@ -68,7 +68,7 @@ test-debug: build-debug  ## the tests on the debug build
 
 test-asan: build-asan  ## the unit and interop tests on the sanitizer build
 	@echo '[4/4] tests (sanitizer build)'
-	@$(call on_variant,asan) $(ASAN_RUN) $(PYTEST) $(filter-out tests/netns,$(TESTS)) -m "not slow" --timeout=300 $(ARGS)
+	@$(call on_variant,asan) $(ASAN_RUN) $(PYTEST) $(filter-out tests/netns,$(TESTS)) -m "not slow and not netns" --timeout=300 $(ARGS)
 
 check: build  ## formatting, lint, types, layering, stubs, compiler warnings
 	@echo '[4/4] checks'

@@ -6,14 +6,13 @@ import ctypes
 import faulthandler
 import functools
 import os
-from pathlib import Path
 
 import hypothesis
 import pytest
 
 import meshcore
+from tests.support.build import ROOT, variant
 
-ROOT = Path(__file__).resolve().parent.parent
 CLONE_NEWNET = 0x40000000
 
 # A shared machine makes single examples slow, so no deadline per example; the test's own timeout stands. The same
@@ -23,21 +22,15 @@ hypothesis.settings.register_profile("explore", deadline=None, max_examples=2000
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "gate"))
 
 
-def build_variant() -> str:
-    """The build that the modules on the path come from; `release` stands beside its source."""
-    home = Path(meshcore.__file__).parent
-    return "release" if home == ROOT / "meshcore" else home.parents[1].name
-
-
 def pytest_configure(config: pytest.Config) -> None:
     faulthandler.enable()
     wanted = os.environ.get("AMBIENT_BUILD", "release")
-    if wanted != build_variant():
+    if wanted != variant():
         pytest.exit(f"AMBIENT_BUILD={wanted}, but meshcore comes from {meshcore.__file__}", returncode=4)
 
 
 def pytest_report_header(config: pytest.Config) -> str:
-    return f"ambient-mesh: {build_variant()} build"
+    return f"ambient-mesh: {variant()} build"
 
 
 @functools.cache

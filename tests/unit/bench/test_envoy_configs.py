@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from bench import config
 from bench.certs import Authority, LeafFiles
 from bench.envoy import common, hbone, sidecar, waypoint
 from bench.envoy.capture import TABLE, Rules, removal
@@ -35,6 +36,12 @@ def setup(tmp_path_factory: pytest.TempPathFactory) -> Setup:
     return setup_with(lambda role: authority.issue_files(role, directory), directory)
 
 
+def validate(path: Path, level: str) -> subprocess.CompletedProcess[str]:
+    command = [common.binary(), "--mode", "validate", "-c", str(path), "-l", level]
+    environment = config.child_environment(path.parent)
+    return subprocess.run(command, capture_output=True, text=True, timeout=50, check=False, env=environment)
+
+
 @pytest.mark.parametrize(
     "configs",
     [
@@ -50,8 +57,7 @@ def test_envoy_accepts_it(configs: Configs, setup: Setup, tmp_path: Path) -> Non
     for role, bootstrap in configs(setup).items():
         path = tmp_path / f"{role}.json"
         path.write_text(common.dump(bootstrap))
-        command = [common.binary(), "--mode", "validate", "-c", str(path), "-l", "warning"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+        done = validate(path, "warning")
         assert done.returncode == 0, done.stderr
         # A field on its way out would be gone with some next Envoy.
         assert "deprecated" not in done.stderr.lower(), done.stderr
@@ -61,8 +67,7 @@ def test_a_wrong_field_is_not_accepted(setup: Setup, tmp_path: Path) -> None:
     """The test above can fail."""
     path = tmp_path / "client.json"
     path.write_text(common.dump(hbone.client(setup, setup.server) | {"no_such_field": 1}))
-    command = [common.binary(), "--mode", "validate", "-c", str(path), "-l", "error"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    done = validate(path, "error")
     assert done.returncode != 0
     assert "no_such_field" in done.stderr
 
