@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from bench.reporting import names, readings
 from bench.reporting.comparison import NOT_MEASURED, Cell
-from bench.reporting.units import BYTES, CALLS, COST, GBIT, KB, MB, show, significant, spread
+from bench.reporting.units import BYTES, CALLS, COST, GBIT, KB, MB, WORK, inverse, show, significant, spread
 from bench.results import Document, Figure, Measured, Memory
 
 PERCENTILES: Final = {"p50": "P50", "p90": "P90", "p99": "P99", "p999": "P99.9"}
@@ -77,6 +77,7 @@ def cost(entries: Sequence[Measured]) -> Table:
     headers = [
         "scenario",
         f"CPU, {unit.label}",
+        _per_cpu_second(entries),
         "vCPU",
         "CPU over origin's",
         "rate",
@@ -89,12 +90,22 @@ def cost(entries: Sequence[Measured]) -> Table:
         priced = readings.priced(each)
         figures = [
             Cell(spread(each.cpu_total, unit.factor)),
+            _rate_of_cpu(each),
             Cell(spread(each.vcpu)),
             Cell(spread(each.over_origin)),
         ]
         quality = [Cell(str(each.rounds)), Cell(f"{each.foreign:.2f}"), Cell(f"{each.errors:,}")]
-        rows.append([name_cell(each), *(figures if priced else [_NOTHING] * 3), rate_cell(each), *quality])
+        rows.append([name_cell(each), *(figures if priced else [_NOTHING] * len(figures)), rate_cell(each), *quality])
     return Table("Cost", headers, rows)
+
+
+def _per_cpu_second(entries: Sequence[Measured]) -> str:
+    return f"{WORK[entries[0].unit]} per CPU second"
+
+
+def _rate_of_cpu(measured: Measured) -> Cell:
+    """How much a CPU second is good for: the same as the cost, the other way round."""
+    return Cell(spread(inverse(measured.cpu_total))) if measured.cpu_total.low > 0 else _NOTHING
 
 
 def _latency(entries: Sequence[Measured]) -> Table:
@@ -206,6 +217,7 @@ def summary(document: Document, load: str) -> Table:
     headers = [
         "scenario",
         f"CPU, {unit.label}",
+        _per_cpu_second(entries),
         "vCPU",
         "rate",
         "added P50 / P99 / P99.9, us",
@@ -219,6 +231,7 @@ def summary(document: Document, load: str) -> Table:
             [
                 name_cell(each),
                 Cell(spread(each.cpu_total, unit.factor)) if priced else _NOTHING,
+                _rate_of_cpu(each) if priced else _NOTHING,
                 Cell(spread(each.vcpu)) if priced else _NOTHING,
                 rate_cell(each),
                 Cell(

@@ -35,6 +35,14 @@ COST: Final[dict[Unit, Scale]] = {
 }
 """CPU of one piece of work, from seconds."""
 
+WORK: Final[dict[Unit, str]] = {
+    "request": "requests",
+    "connection": "connections",
+    "GB": "GB",
+    "tunnel": "tunnels",
+}
+"""Several pieces of work: "connections per CPU second"."""
+
 CALLS: Final[dict[Unit, str]] = {
     "request": "per request",
     "connection": "per connection",
@@ -77,6 +85,11 @@ def ranged(value: float, low: float, high: float, factor: float = 1.0, *, single
     # A dash between negative numbers would read as another minus.
     between = " to " if low < 0 else "-"
     return f"{text} [{significant(low * factor)}{between}{significant(high * factor)}]"
+
+
+def inverse(figure: Figure) -> Figure:
+    """Pieces of work per CPU second, from CPU seconds per piece. None of them may be free."""
+    return Figure(1 / figure.median, 1 / figure.high, 1 / figure.low, figure.samples)
 
 
 def times(ratio: float) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
@@ -258,6 +259,21 @@ def test_the_path_without_proxies_has_no_cost() -> None:
     assert cost["rate"].text == "1,000 [999-1,001]/s"
 
 
+def test_what_a_cpu_second_is_good_for_is_the_cost_the_other_way_round() -> None:
+    made = measured(
+        "ambient-l4", "fresh", {"ztunnel-1/worker-0": 100e-6, "ztunnel-2/worker-0": 100e-6}, unit="connection"
+    )
+    (group,) = tables.groups(document([made]))
+    cost = dict(zip(group.tables[0].headers, group.tables[0].rows[0], strict=True))
+    assert cost["connections per CPU second"].text == "5,000 [4,545-5,556]"
+    free = msgspec.structs.replace(made, cpu_total=Figure(0.0, 0.0, 0.0, 5))
+    (group,) = tables.groups(document([free]))
+    assert (
+        dict(zip(group.tables[0].headers, group.tables[0].rows[0], strict=True))["connections per CPU second"].text
+        == ""
+    )
+
+
 def test_an_empty_document_makes_a_page_that_says_so() -> None:
     found = Page(html(document([])))
     assert "Nothing was measured." in found.text
@@ -427,9 +443,9 @@ def test_the_markdown_has_the_comparison_and_the_main_figures() -> None:
     ) in source
     assert "### 1,000 requests/s over 4 connections (rate-1000-c4)" in source
     assert (
-        "| ambient-l4 | 100 [90.0-110] | 0.100 [0.0900-0.110] | 1,000 [999-1,001]/s | 90.0 / 240 / 900 | 24.0 / - |"
-        in source
-    )
+        "| ambient-l4 | 100 [90.0-110] | 10,000 [9,091-11,111] | 0.100 [0.0900-0.110] | 1,000 [999-1,001]/s "
+        "| 90.0 / 240 / 900 | 24.0 / - |"
+    ) in source
     assert "CPU, traffic: rate x CPU per request of a pair of ztunnels = 70,000/s x 100 us = 7.00 vCPU" in source
     assert "not measured: ambient-waypoint under rate-1000-c4" in source
 
