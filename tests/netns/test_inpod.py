@@ -15,6 +15,7 @@ import pytest
 from meshcore import netns
 from meshcore.errors import NamespaceError
 from meshcore.zds import WorkloadInfo
+from tests.support.processes import open_fds
 from ztunnel.inpod import PORTS, Listening, Pod, Pods
 
 PREFIX = "ztinpod"
@@ -106,11 +107,11 @@ def test_a_port_that_is_held_is_refused_and_nothing_is_left_behind(namespaces: l
     (fd,) = namespaces
     holder, _ = netns.listen_tcp(fd, PORTS[2], mark=0, transparent=False, reuseport=False, ipv6=True)
     pods = Pods(listening(), lambda pod: None, lambda pod: None)
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    before = len(open_fds())
     with pytest.raises(NamespaceError, match="15008"):
         pods.add("u1", INFO, os.dup(fd))
     assert set(pods.pending) == {"u1"}
-    assert len(list(Path("/proc/self/fd").iterdir())) == before + 1  # the namespace of the pending pod
+    assert len(open_fds()) == before + 1  # the namespace of the pending pod
     holder.close()
     pods.retry()
     assert set(pods.running) == {"u1"}

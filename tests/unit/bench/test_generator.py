@@ -26,6 +26,7 @@ from bench.errors import BenchError
 from meshcore.errors import ConfigError
 from tests.support import programs
 from tests.support.apps import App
+from tests.support.processes import open_fds
 from tests.support.worker_harness import TIMEOUT, address_of, listen
 
 PROGRAM: Final = Path(bench.__file__).parent / "programs" / "generate.py"  # of the build under test
@@ -640,11 +641,11 @@ def interrupt_when_asked() -> Reply:
 
 def test_ctrl_c_raises_keyboard_interrupt_and_the_mask_is_as_before() -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    descriptors = open_fds()
     with Server(interrupt_when_asked()) as server, pytest.raises(KeyboardInterrupt):
         load(server, rate=0, connections=1, seconds=60, timeout=60)
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
-    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+    assert open_fds() == descriptors
 
 
 def test_a_signal_that_python_ignores_ends_the_load_with_an_error() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import socket
 from collections.abc import Awaitable, Callable, Iterator
@@ -16,6 +15,7 @@ from cni import zds_server
 from cni.zds_server import SnapshotItem, ZdsServer, ZtunnelRefused
 from meshcore import zds
 from meshcore.errors import ConfigError, DeadlineExceeded, ProtocolError, Unavailable
+from tests.support.processes import open_fds
 
 ADD = zds.AddWorkload("u-1", zds.WorkloadInfo("web", "shop", "sa"))
 TIMEOUT = 10.0
@@ -58,10 +58,6 @@ class Peer:
         return request
 
 
-def open_fds() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
-
-
 @pytest.fixture
 def null() -> Iterator[int]:
     fd = os.open("/dev/null", os.O_RDONLY)
@@ -86,7 +82,6 @@ def serve(
         finally:
             await server.close()
 
-    gc.collect()  # what earlier tests dropped must not close its descriptors meanwhile
     before = open_fds()
     asyncio.run(main())
     assert open_fds() == before, "descriptors leaked"

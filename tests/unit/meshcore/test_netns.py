@@ -14,6 +14,7 @@ import pytest
 
 from meshcore import netns
 from meshcore.errors import NamespaceError
+from tests.support.processes import open_fds
 
 NAME = f"t-netns-{os.getpid()}"
 needs_netns = pytest.mark.netns
@@ -32,10 +33,6 @@ def other() -> Iterator[int]:
         os.close(fd)
     finally:
         subprocess.run(["ip", "netns", "del", NAME], check=True, timeout=10)
-
-
-def open_fds() -> set[str]:
-    return {entry.name for entry in Path("/proc/self/fd").iterdir()}
 
 
 def here() -> tuple[int, int]:

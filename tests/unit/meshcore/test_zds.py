@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from meshcore import zds
 from meshcore.errors import DeadlineExceeded, ProtocolError, Unavailable
+from tests.support.processes import open_fds
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -43,10 +44,6 @@ def pair() -> Iterator[Pair]:
         end.settimeout(5)
     with left, right:
         yield left, right
-
-
-def open_fds() -> set[str]:
-    return {entry.name for entry in Path("/proc/self/fd").iterdir()}
 
 
 @pytest.mark.parametrize("request_, wire", GOLDEN)

@@ -16,6 +16,7 @@ import uvloop
 from meshcore import zds
 from meshcore.netns import ListenError
 from meshcore.zds import AddWorkload, DelWorkload, KeepWorkload, SnapshotSent, WorkloadInfo
+from tests.support.processes import open_fds
 from ztunnel import inpod
 from ztunnel.inpod import Listeners, Listening, Pod, Pods, ZdsClient, ZdsViolation
 
@@ -112,14 +113,14 @@ def check(tmp_path: Path) -> Callable[[Callable[[Agent], Awaitable[None]]], None
     def run(test: Callable[[Agent], Awaitable[None]]) -> None:
         async def main() -> None:
             os.chdir(tmp_path)
-            before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+            before = len(open_fds())
             agent = Agent(tmp_path)
             try:
                 await agent.accept()
                 await test(agent)
             finally:
                 await agent.close()
-            await until(lambda: len(os.listdir("/proc/self/fd")) <= before)  # noqa: PTH208
+            await until(lambda: len(open_fds()) <= before)
 
         home = Path.cwd()
         try:

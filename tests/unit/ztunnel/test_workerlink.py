@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import struct
 from collections.abc import Awaitable, Callable
@@ -13,6 +12,7 @@ import uvloop
 
 from meshcore import records
 from meshcore.records import Rec
+from tests.support.processes import open_fds
 from ztunnel import workerlink
 from ztunnel.workerlink import LinkLost, WorkerLink
 
@@ -116,12 +116,12 @@ def test_a_worker_that_never_reads_is_given_up(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(workerlink, "QUEUE_MAX", 2**20)
 
     async def test(end: End) -> None:
-        before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+        before = len(open_fds())
         for _ in range(1000):
             end.link.send(b"x" * 16384, [end.sock.fileno()])
         assert len(end.lost) == 1
         assert "did not take" in end.lost[0]
-        assert len(os.listdir("/proc/self/fd")) <= before  # noqa: PTH208 - queued duplicates are closed
+        assert len(open_fds()) <= before  # queued duplicates are closed
 
     check(test)
 
