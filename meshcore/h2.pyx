@@ -267,8 +267,10 @@ cdef int begin_data(h2_conn *conn) noexcept nogil:
         return fail(conn, H2_FLOW_CONTROL_ERROR, ABUSE_WINDOW)
     h2_credit(conn, conn.left)
     stream = h2_find(conn, conn.stream_id)
-    if stream is NULL or stream.flags & S_REMOTE_END:
-        # Ours may still be crossing theirs, so this ends the stream only, and a flood of it the connection.
+    if stream is NULL and conn.late >= (conn.left if conn.left else 1):
+        conn.late -= conn.left if conn.left else 1   # was on its way when we reset the stream: ignored
+    elif stream is NULL or stream.flags & S_REMOTE_END:
+        # This ends the stream only, and a flood of it the connection.
         if flood(conn, &conn.empties, EMPTY_BURST, EMPTY_RATE):
             return fail(conn, H2_ENHANCE_YOUR_CALM, ABUSE_EMPTY)
         if stream is NULL:

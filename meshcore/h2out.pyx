@@ -113,6 +113,9 @@ cdef void h2_reset(h2_conn *conn, h2_stream *stream, uint32_t code) noexcept nog
     if stream.id == 0:
         return
     h2_emit_u32(conn, F_RST_STREAM, stream.id, code)
+    if not stream.flags & S_REMOTE_END:
+        # Until the peer hears of it, it may fill the window and say that it has ended (RFC 9113 section 5.1).
+        conn.late += 1 + (<uint64_t>stream.recv_window if stream.recv_window > 0 else 0)
     h2_remove(conn, stream)
 
 

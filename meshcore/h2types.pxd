@@ -120,4 +120,5 @@ cdef struct h2_conn:
     h2_bucket_t pings
     h2_bucket_t settings
     h2_bucket_t empties
+    uint64_t late                # what the peer may still send on streams that we have reset: see h2_reset
     h2_stream *buckets[H2_BUCKETS]

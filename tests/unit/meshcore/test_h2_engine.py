@@ -19,7 +19,7 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
 END_STREAM, END_HEADERS, PADDED, PRIORITY_FLAG, ACK = 1, 4, 8, 32, 1
 PROTOCOL_ERROR, FLOW_CONTROL_ERROR, STREAM_CLOSED, FRAME_SIZE_ERROR = 1, 3, 5, 6
-REFUSED_STREAM, COMPRESSION_ERROR, ENHANCE_YOUR_CALM = 7, 9, 11
+REFUSED_STREAM, CANCEL, COMPRESSION_ERROR, ENHANCE_YOUR_CALM = 7, 8, 9, 11
 
 CONNECT = [(b":method", b"CONNECT"), (b":authority", b"10.0.0.1:8080")]
 
@@ -256,6 +256,65 @@ def test_the_first_frame_must_be_settings() -> None:
     probe = H2Probe(True)
     assert not probe.feed(PREFACE + frame(PING, 0, 0, bytes(8)))
     assert probe.error == PROTOCOL_ERROR
+
+
+LATE_WINDOW = 100_000
+
+
+def reset_with_window_left(server: bool) -> H2Probe:
+    """Stream 1 was open with a window of LATE_WINDOW and has just been reset from this side; one byte had come."""
+    probe = H2Probe(server, window=LATE_WINDOW)
+    if server:
+        assert probe.feed(START + frame(HEADERS, END_HEADERS, 1, connect_block()))
+    else:
+        assert probe.feed(frame(SETTINGS, 0, 0))
+        assert probe.open(CONNECT) == 1
+    assert probe.feed(frame(DATA, 0, 1, b"x") if server else b"")
+    probe.reset(1, CANCEL)
+    probe.take_output()
+    return probe
+
+
+def resets_of(probe: H2Probe) -> list[tuple[int, int]]:
+    """(stream, code) of each RST_STREAM that was sent."""
+    return [
+        (stream, int.from_bytes(payload, "big"))
+        for kind, _, stream, payload in frames_of(probe.take_output())
+        if kind == RST_STREAM
+    ]
+
+
+@pytest.mark.parametrize("server", [True, False], ids=["server", "client"])
+def test_what_was_on_its_way_when_a_stream_was_reset_is_ignored(server: bool) -> None:
+    probe = reset_with_window_left(server)
+    for number in range(5000):  # five times a flood, all in the same millisecond
+        assert probe.feed(frame(DATA, 0, 1, b"x" * 10)), f"{number}: error {probe.error}"
+    assert probe.feed(frame(DATA, END_STREAM, 1))
+    assert resets_of(probe) == []
+    assert probe.abuse == 0
+
+
+def test_resets_of_many_streams_do_not_end_the_connection_of_the_others() -> None:
+    probe = H2Probe(True, window=LATE_WINDOW)
+    assert probe.feed(START)
+    for stream in range(1, 4001, 2):
+        assert probe.feed(frame(HEADERS, END_HEADERS, stream, connect_block()))
+        probe.answer(stream, [(b":status", b"200")])
+        probe.reset(stream, CANCEL)
+        assert probe.feed(frame(DATA, 0, stream, b"late") + frame(DATA, END_STREAM, stream)), (stream, probe.error)
+
+
+@pytest.mark.parametrize("server", [True, False], ids=["server", "client"])
+def test_more_than_the_window_of_a_reset_stream_is_an_error_and_then_a_flood(server: bool) -> None:
+    probe = reset_with_window_left(server)
+    left = LATE_WINDOW - 1 if server else LATE_WINDOW
+    for size in [10_000] * (left // 10_000) + [left % 10_000] * (left % 10_000 > 0):
+        assert probe.feed(frame(DATA, 0, 1, bytes(size)))
+    assert probe.feed(frame(DATA, END_STREAM, 1))
+    assert resets_of(probe) == []
+    assert probe.feed(frame(DATA, 0, 1, b"x"))
+    assert resets_of(probe) == [(1, STREAM_CLOSED)]
+    assert not all(probe.feed(frame(DATA, 0, 1, b"x")) for _ in range(1000))
 
 
 # Stream errors: the connection goes on, the stream is reset with the code.
