@@ -257,6 +257,7 @@ cdef int take_pad_length(h2_conn *conn, uint8_t pad) noexcept nogil:
 
 cdef int begin_data(h2_conn *conn) noexcept nogil:
     cdef h2_stream *stream
+    cdef uint32_t cost = conn.left if conn.left else 1   # of a late frame: a bare END_STREAM is not free
     if conn.stream_id == 0:
         return fail(conn, H2_PROTOCOL_ERROR, ABUSE_FRAME)
     if is_idle(conn, conn.stream_id):
@@ -267,8 +268,8 @@ cdef int begin_data(h2_conn *conn) noexcept nogil:
         return fail(conn, H2_FLOW_CONTROL_ERROR, ABUSE_WINDOW)
     h2_credit(conn, conn.left)
     stream = h2_find(conn, conn.stream_id)
-    if stream is NULL and conn.late >= (conn.left if conn.left else 1):
-        conn.late -= conn.left if conn.left else 1   # was on its way when we reset the stream: ignored
+    if stream is NULL and conn.late >= cost:
+        conn.late -= cost        # was on its way when we reset the stream: ignored
     elif stream is NULL or stream.flags & S_REMOTE_END:
         # This ends the stream only, and a flood of it the connection.
         if flood(conn, &conn.empties, EMPTY_BURST, EMPTY_RATE):

@@ -19,7 +19,7 @@ from bench.suite import CASES, Progress, Suite
 
 BASELINE: Final = config.ROOT / "bench" / "baselines" / "ratios.json"
 ROUNDS: Final = 5
-SECONDS: Final = 1.0
+SECONDS: Final = 1.0  # of a slice
 _PATIENCE: Final = 2.0  # seconds to wait for a quiet machine before a slice
 
 

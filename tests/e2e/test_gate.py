@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.netns, pytest.mark.slow, pytest.mark.
 
 ROOT = config.ROOT
 SEEDED = ROOT / "build" / "seeded" / "lib"
-CASES = ("request",)
+CASES = ("request", "bulk")
 BUILD_WAIT = 300.0  # seconds; ten on an idle machine
 
 
