@@ -17,12 +17,12 @@ from istiod.admin import AdminServer, Answer, json, text
 from istiod.auth import Authenticator, Authorizer, TokenKey
 from istiod.config import Settings
 from istiod.metrics import Metrics
+from istiod.objects import Pod
 from istiod.push import Published, Pusher
 from istiod.serve import Service
 from istiod.sources import Applied, Store
 from istiod.translate.common import MeshConfig
 from istiod.translate.mesh import Translator
-from istiod.types import Pod
 from meshcore.manifests import ManifestDirectory, ManifestError, write_atomic
 from meshcore.model import ADDRESS_TYPE, AUTHORIZATION_TYPE
 from meshcore.stream.tls import load_identity, server_context

@@ -18,7 +18,7 @@ from typing import Final
 import jwt
 import msgspec
 
-from istiod import types
+from istiod import objects
 from istiod.ca import node_of
 from meshcore.errors import AuthenticationError, AuthorizationError, ConfigError, IdentityError
 from meshcore.identity import Identity, parse
@@ -149,7 +149,7 @@ class Authorizer:
     """Decides which identity a caller may be given."""
 
     def __init__(
-        self, pods: Mapping[tuple[str, str], types.Pod], authenticator: Authenticator, trust_domain: str
+        self, pods: Mapping[tuple[str, str], objects.Pod], authenticator: Authenticator, trust_domain: str
     ) -> None:
         self._pods = pods
         self._authenticator = authenticator

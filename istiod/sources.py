@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from istiod import types
+from istiod import objects
 from istiod.validate import Problem, check
 from meshcore.manifests import Key, Manifest, ManifestError, Scan
 
@@ -26,7 +26,7 @@ class Store:
     """Typed objects by kind. An object with an error keeps its last good version until it is fixed or removed."""
 
     def __init__(self) -> None:
-        self._kinds: dict[str, dict[tuple[str, str], Any]] = {kind: {} for kind in types.KINDS}
+        self._kinds: dict[str, dict[tuple[str, str], Any]] = {kind: {} for kind in objects.KINDS}
         self._errors: dict[Key, tuple[ManifestError, ...]] = {}
         self._warnings: dict[Key, tuple[ManifestError, ...]] = {}
 
@@ -37,7 +37,7 @@ class Store:
 
     @property
     def size(self) -> int:
-        return sum(len(objects) for objects in self._kinds.values())
+        return sum(len(kind) for kind in self._kinds.values())
 
     def apply(self, scan: Scan) -> Applied:
         """Take over what a reading changed."""
@@ -45,8 +45,8 @@ class Store:
         for key in scan.removed:
             self._errors.pop(key, None)
             self._warnings.pop(key, None)
-            objects = self._kinds.get(key[0])
-            if objects is not None and objects.pop(key[1:], None) is not None:
+            held = self._kinds.get(key[0])
+            if held is not None and held.pop(key[1:], None) is not None:
                 changed.add(key)
         errors = tuple(e for _, es in sorted(self._errors.items()) for e in es)
         warnings = tuple(w for _, ws in sorted(self._warnings.items()) for w in ws)
@@ -61,18 +61,18 @@ class Store:
             key = manifest.key
             self._errors.pop(key, None)
             self._warnings.pop(key, None)
-            objects = self._kinds[manifest.kind]
+            held = self._kinds[key[0]]
             errors = [p for p in checked.problems if not p.warning]
             warnings = [p for p in checked.problems if p.warning]
             if errors:
-                stays = "; the previous version stays in force" if key[1:] in objects else ""
+                stays = "; the previous version stays in force" if key[1:] in held else ""
                 self._errors[key] = tuple(_located(manifest, p, stays) for p in errors)
                 continue
             if warnings:
                 self._warnings[key] = tuple(_located(manifest, p) for p in warnings)
             value = _with_namespace(checked.value, manifest.namespace)
-            if objects.get(key[1:]) != value:
-                objects[key[1:]] = value
+            if held.get(key[1:]) != value:
+                held[key[1:]] = value
                 changed.add(key)
         return changed
 

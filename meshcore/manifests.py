@@ -25,7 +25,7 @@ from meshcore.errors import ConfigError
 from meshcore.yamldoc import Document, Path, YamlError, field_lines, nearest_line, parse
 
 Key = tuple[str, str, str]
-"""kind, namespace ("" for cluster-scoped kinds), name."""
+"""kind (see `key_kind`), namespace ("" for cluster-scoped kinds), name."""
 
 SUFFIXES: Final = (".yaml", ".yml", ".json")
 FILE_BYTES_MAX: Final = 32 * 2**20
@@ -54,6 +54,15 @@ CLUSTER_SCOPED: Final = frozenset(
 )
 
 
+_SHARED_KINDS: Final = {"Gateway": "gateway.networking.k8s.io", "Service": ""}
+"""Kinds that several API groups have, and the group that is meant by the bare name."""
+
+
+def key_kind(kind: str, group: str) -> str:
+    """The kind as it stands in a key: with its group where the bare name means another group's."""
+    return f"{kind}.{group}" if _SHARED_KINDS.get(kind, group) != group else kind
+
+
 class Manifest(msgspec.Struct, frozen=True, gc=False):
     """One object and where it was written. `obj` is shared: never change it."""
 
@@ -69,7 +78,7 @@ class Manifest(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def key(self) -> Key:
-        return (self.kind, self.namespace, self.name)
+        return (key_kind(self.kind, self.api_version.rpartition("/")[0]), self.namespace, self.name)
 
     @property
     def title(self) -> str:

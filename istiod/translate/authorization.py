@@ -5,9 +5,9 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 
-from istiod import types
+from istiod import objects
 from istiod.translate.common import MeshConfig
-from istiod.validate_authorization import L4_KEYS
+from istiod.validate.authorization import L4_KEYS
 from meshcore.model import (
     Authorization,
     Clause,
@@ -23,7 +23,7 @@ from meshcore.model import (
 DRY_RUN = "istio.io/dry-run"
 
 
-def sent_to_ztunnel(policy: types.AuthorizationPolicy) -> bool:
+def sent_to_ztunnel(policy: objects.AuthorizationPolicy) -> bool:
     """Policies with targets are a waypoint's; CUSTOM, AUDIT and dry runs have no L4 form."""
     spec = policy.spec
     if spec.target_ref is not None or spec.target_refs or spec.action not in ("ALLOW", "DENY"):
@@ -31,7 +31,7 @@ def sent_to_ztunnel(policy: types.AuthorizationPolicy) -> bool:
     return policy.metadata.annotations.get(DRY_RUN) != "true"
 
 
-def translate(policy: types.AuthorizationPolicy, mesh: MeshConfig) -> Authorization | None:
+def translate(policy: objects.AuthorizationPolicy, mesh: MeshConfig) -> Authorization | None:
     """The policy as ztunnel evaluates it; None if it is not sent there."""
     if not sent_to_ztunnel(policy):
         return None
@@ -46,7 +46,7 @@ def translate(policy: types.AuthorizationPolicy, mesh: MeshConfig) -> Authorizat
     return Authorization(meta.name, meta.namespace, scope, action, rules)
 
 
-def _needs_l7(rule: types.AuthorizationRule) -> bool:
+def _needs_l7(rule: objects.AuthorizationRule) -> bool:
     for entry in rule.from_:
         source = entry.source
         if source.request_principals or source.not_request_principals:
@@ -62,7 +62,7 @@ def _needs_l7(rule: types.AuthorizationRule) -> bool:
     return any(condition.key not in L4_KEYS for condition in rule.when)
 
 
-def _rule(rule: types.AuthorizationRule, namespace: str) -> Rule:
+def _rule(rule: objects.AuthorizationRule, namespace: str) -> Rule:
     """L7 fields are left out; a match they leave empty never matches, which is what `Match` means."""
     clauses: list[Clause] = []
     if rule.from_:
@@ -73,7 +73,7 @@ def _rule(rule: types.AuthorizationRule, namespace: str) -> Rule:
     return Rule(tuple(clauses))
 
 
-def _source(source: types.Source, namespace: str) -> Match:
+def _source(source: objects.Source, namespace: str) -> Match:
     return Match(
         namespaces=_strings(source.namespaces),
         not_namespaces=_strings(source.not_namespaces),
@@ -86,11 +86,11 @@ def _source(source: types.Source, namespace: str) -> Match:
     )
 
 
-def _operation(operation: types.Operation) -> Match:
+def _operation(operation: objects.Operation) -> Match:
     return Match(destination_ports=_ports(operation.ports), not_destination_ports=_ports(operation.not_ports))
 
 
-def _condition(condition: types.RuleWhen) -> Match:
+def _condition(condition: objects.RuleWhen) -> Match:
     yes, no = condition.values, condition.not_values
     match condition.key:
         case "source.ip":

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from istiod import types
+from istiod import objects
 from istiod.sources import Store
 from istiod.translate import authorization, services, workloads
 from istiod.translate.common import NETWORK_LABEL, MeshConfig, selects
@@ -28,16 +28,16 @@ class Translator:
     """One pass over a store that does not change meanwhile."""
 
     def __init__(self, store: Store, mesh: MeshConfig) -> None:
-        self._namespaces = store.of("Namespace", types.Namespace)
-        self._nodes = store.of("Node", types.Node)
-        self._pods = store.of("Pod", types.Pod)
-        self._services = store.of("Service", types.Service)
-        self._slices = store.of("EndpointSlice", types.EndpointSlice)
-        self._policies = store.of("AuthorizationPolicy", types.AuthorizationPolicy)
+        self._namespaces = store.of("Namespace", objects.Namespace)
+        self._nodes = store.of("Node", objects.Node)
+        self._pods = store.of("Pod", objects.Pod)
+        self._services = store.of("Service", objects.Service)
+        self._slices = store.of("EndpointSlice", objects.EndpointSlice)
+        self._policies = store.of("AuthorizationPolicy", objects.AuthorizationPolicy)
         system = self._namespaces.get(("", mesh.root_namespace))
         network = system.metadata.labels.get(NETWORK_LABEL, "") if system is not None else ""
         self.mesh = MeshConfig(mesh.cluster_id, mesh.cluster_domain, mesh.trust_domain, mesh.root_namespace, network)
-        settings = store.of("PeerAuthentication", types.PeerAuthentication)
+        settings = store.of("PeerAuthentication", objects.PeerAuthentication)
         self._mtls = PeerAuthentications(settings.values(), self.mesh)
         self._index = workloads.ServiceIndex(self._services, self._slices.values())
         self._selective: dict[str, list[tuple[str, Mapping[str, str]]]] = {}
@@ -62,11 +62,11 @@ class Translator:
                     addresses[workload.uid] = Address(workload=workload)
         return Resources(addresses, self._authorizations())
 
-    def translate_pod(self, pod: types.Pod) -> Workload:
+    def translate_pod(self, pod: objects.Pod) -> Workload:
         node = self._nodes.get(("", pod.spec.node_name))
         return workloads.translate(pod, node, self._index.ports(pod, self.mesh), self._policies_of(pod), self.mesh)
 
-    def _policies_of(self, pod: types.Pod) -> tuple[str, ...]:
+    def _policies_of(self, pod: objects.Pod) -> tuple[str, ...]:
         meta = pod.metadata
         namespaces = dict.fromkeys((self.mesh.root_namespace, meta.namespace))
         chosen = [

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from istiod import types
+from istiod import objects
 from istiod.translate.common import MeshConfig, selects
 from meshcore.model import Authorization, Clause, Match, PolicyAction, PolicyScope, Rule, StringMatch
 
@@ -20,9 +20,9 @@ _NO_IDENTITY: Final = Clause((Match(not_principals=(StringMatch(presence=True),)
 class PeerAuthentications:
     """The mTLS settings of a mesh, ready to be asked about one pod."""
 
-    def __init__(self, settings: Iterable[types.PeerAuthentication], mesh: MeshConfig) -> None:
+    def __init__(self, settings: Iterable[objects.PeerAuthentication], mesh: MeshConfig) -> None:
         self._mesh = mesh
-        self._by_namespace: dict[str, list[types.PeerAuthentication]] = {}
+        self._by_namespace: dict[str, list[objects.PeerAuthentication]] = {}
         self._static = f"{mesh.root_namespace}/{STATIC_STRICT}"
         self._any = False
         ordered = sorted(
@@ -63,7 +63,7 @@ class PeerAuthentications:
                 return () if converted is None else (f"{namespace}/{converted.name}",)
         return (self._static,) if base == "STRICT" else ()
 
-    def _converted(self, setting: types.PeerAuthentication) -> Authorization | None:
+    def _converted(self, setting: objects.PeerAuthentication) -> Authorization | None:
         """The policy of one setting with ports; None if it overrides nothing, or nothing strict remains."""
         meta = setting.metadata
         base = _resolve(setting.spec.mtls.mode, self._namespace_mode(meta.namespace))
@@ -91,11 +91,11 @@ class PeerAuthentications:
         return inherited
 
 
-def _labels(setting: types.PeerAuthentication) -> Mapping[str, str]:
+def _labels(setting: objects.PeerAuthentication) -> Mapping[str, str]:
     return setting.spec.selector.match_labels if setting.spec.selector is not None else {}
 
 
-def _selective(setting: types.PeerAuthentication) -> bool:
+def _selective(setting: objects.PeerAuthentication) -> bool:
     """For some pods; a selector without labels is none."""
     return bool(_labels(setting))
 
@@ -106,7 +106,7 @@ def _resolve(mode: str, inherited: str) -> str:
     return "STRICT" if mode == "STRICT" else "PERMISSIVE"
 
 
-def _overridden(setting: types.PeerAuthentication, base: str) -> list[int]:
+def _overridden(setting: objects.PeerAuthentication, base: str) -> list[int]:
     """Ports whose mode differs from the base mode, in order."""
     ports = setting.spec.port_level_mtls.items()
     return sorted(int(port) for port, mtls in ports if _resolve(mtls.mode, base) != base)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from istiod import types
+from istiod import objects
 from istiod.translate.common import MeshConfig, app_protocol, packed
 from meshcore.model import (
     HealthPolicy,
@@ -27,18 +27,18 @@ _PREFERENCES: Final = {
 }
 
 
-def published(service: types.Service) -> bool:
+def published(service: objects.Service) -> bool:
     """ExternalName services are only names."""
     return service.spec.type != "ExternalName"
 
 
-def cluster_ips(service: types.Service) -> tuple[str, ...]:
+def cluster_ips(service: objects.Service) -> tuple[str, ...]:
     """The virtual addresses; none for a headless service. Load balancer addresses are no virtual addresses."""
     spec = service.spec
     return tuple(ip for ip in (spec.cluster_ips or (spec.cluster_ip,)) if ip not in ("", "None"))
 
 
-def translate(service: types.Service, namespace: types.Namespace | None, mesh: MeshConfig) -> Service:
+def translate(service: objects.Service, namespace: objects.Namespace | None, mesh: MeshConfig) -> Service:
     meta, spec = service.metadata, service.spec
     addresses = (packed(ip) for ip in cluster_ips(service))
     return Service(
@@ -57,19 +57,19 @@ def translate(service: types.Service, namespace: types.Namespace | None, mesh: M
     )
 
 
-def tcp_ports(service: types.Service) -> list[types.ServicePort]:
+def tcp_ports(service: objects.Service) -> list[objects.ServicePort]:
     """Proxies carry TCP; a UDP port of the same number must not hide a TCP one."""
     return [port for port in service.spec.ports if port.protocol == "TCP"]
 
 
-def target_number(port: types.ServicePort) -> int:
+def target_number(port: objects.ServicePort) -> int:
     """0 for a named target: it differs from pod to pod."""
     if isinstance(port.target_port, str):
         return int(port.target_port) if port.target_port.isdigit() else 0
     return port.target_port or port.port
 
 
-def _load_balancing(service: types.Service, namespace: types.Namespace | None) -> LoadBalancing | None:
+def _load_balancing(service: objects.Service, namespace: objects.Namespace | None) -> LoadBalancing | None:
     spec = service.spec
     health = HealthPolicy.ALLOW_ALL if spec.publish_not_ready_addresses else HealthPolicy.ONLY_HEALTHY
     if spec.internal_traffic_policy == "Local":
@@ -92,7 +92,7 @@ def _families(families: tuple[str, ...]) -> IPFamilies:
     return IPFamilies.IPV6_ONLY if families[0] == "IPv6" else IPFamilies.IPV4_ONLY
 
 
-def _ingress_use_waypoint(service: types.Service, namespace: types.Namespace | None) -> bool:
+def _ingress_use_waypoint(service: objects.Service, namespace: objects.Namespace | None) -> bool:
     value = service.metadata.labels.get(INGRESS_USE_WAYPOINT)
     if value is None and namespace is not None:
         value = namespace.metadata.labels.get(INGRESS_USE_WAYPOINT)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from istiod import types
+from istiod import objects
 from istiod.translate.common import MeshConfig, app_protocol, packed, selects
 from istiod.translate.services import published, tcp_ports
 from meshcore.model import Locality, NetworkMode, Port, TunnelProtocol, Workload, WorkloadStatus
@@ -22,10 +22,10 @@ Key = tuple[str, str]
 class ServiceIndex:
     """Which services a pod belongs to: by selector, or because an EndpointSlice names it."""
 
-    def __init__(self, services: Mapping[Key, types.Service], slices: Iterable[types.EndpointSlice]) -> None:
+    def __init__(self, services: Mapping[Key, objects.Service], slices: Iterable[objects.EndpointSlice]) -> None:
         self.services = {key: service for key, service in services.items() if published(service)}
-        self._by_label: dict[tuple[str, str, str], list[types.Service]] = {}
-        self._by_pod: dict[Key, list[tuple[types.Service, types.EndpointSlice]]] = {}
+        self._by_label: dict[tuple[str, str, str], list[objects.Service]] = {}
+        self._by_pod: dict[Key, list[tuple[objects.Service, objects.EndpointSlice]]] = {}
         for (namespace, _), service in self.services.items():
             for label in list(service.spec.selector.items())[:1]:
                 self._by_label.setdefault((namespace, *label), []).append(service)
@@ -40,7 +40,7 @@ class ServiceIndex:
                     key = (ref.namespace or meta.namespace, ref.name)
                     self._by_pod.setdefault(key, []).append((owner, entry))
 
-    def ports(self, pod: types.Pod, mesh: MeshConfig) -> dict[str, tuple[Port, ...]]:
+    def ports(self, pod: objects.Pod, mesh: MeshConfig) -> dict[str, tuple[Port, ...]]:
         """Service key to the ports this pod serves, for every service it belongs to."""
         meta = pod.metadata
         found: dict[str, tuple[Port, ...]] = {}
@@ -60,18 +60,18 @@ def pod_uid(mesh: MeshConfig, namespace: str, name: str) -> str:
     return f"{mesh.cluster_id}//Pod/{namespace}/{name}"
 
 
-def addresses(pod: types.Pod) -> tuple[bytes, ...]:
+def addresses(pod: objects.Pod) -> tuple[bytes, ...]:
     """The pod's addresses; status.podIP counts when podIPs is absent."""
     texts = [entry.ip for entry in pod.status.pod_ips] or [pod.status.pod_ip]
     return tuple(raw for text in texts if text and (raw := packed(text)) is not None)
 
 
-def exists(pod: types.Pod) -> bool:
+def exists(pod: objects.Pod) -> bool:
     """A pending pod with an address counts, a finished one does not."""
     return not pod.finished and bool(addresses(pod))
 
 
-def ready(pod: types.Pod) -> bool:
+def ready(pod: objects.Pod) -> bool:
     """Condition Ready, and not on its way out.
 
     A directory has no kubelet: a pod written without any condition counts as ready.
@@ -83,8 +83,8 @@ def ready(pod: types.Pod) -> bool:
 
 
 def translate(
-    pod: types.Pod,
-    node: types.Node | None,
+    pod: objects.Pod,
+    node: objects.Node | None,
     services: dict[str, tuple[Port, ...]],
     policies: tuple[str, ...],
     mesh: MeshConfig,
@@ -119,7 +119,7 @@ def translate(
     )
 
 
-def without_pod(entry: types.EndpointSlice, service: types.Service, mesh: MeshConfig) -> list[Workload]:
+def without_pod(entry: objects.EndpointSlice, service: objects.Service, mesh: MeshConfig) -> list[Workload]:
     """One workload per address that no pod stands behind: reachable through its service only, without identity."""
     meta = entry.metadata
     if entry.address_type == "FQDN":
@@ -150,7 +150,7 @@ def without_pod(entry: types.EndpointSlice, service: types.Service, mesh: MeshCo
     return found
 
 
-def slice_ports(service: types.Service, entry: types.EndpointSlice) -> tuple[Port, ...]:
+def slice_ports(service: objects.Service, entry: objects.EndpointSlice) -> tuple[Port, ...]:
     """The service's TCP ports that the slice has a number for; they are matched by name."""
     numbers = {port.name: port.port for port in entry.ports if port.protocol == "TCP" and port.port}
     return tuple(
@@ -160,7 +160,7 @@ def slice_ports(service: types.Service, entry: types.EndpointSlice) -> tuple[Por
     )
 
 
-def workload_name(meta: types.Meta) -> str:
+def workload_name(meta: objects.Meta) -> str:
     """The controller's name: a ReplicaSet's Deployment, a Job's CronJob, else the owner; the pod's own without one."""
     owner = next((ref for ref in meta.owner_references if ref.controller), None)
     if owner is None:
@@ -173,7 +173,7 @@ def workload_name(meta: types.Meta) -> str:
     return owner.name
 
 
-def _selected_ports(service: types.Service, pod: types.Pod) -> tuple[Port, ...]:
+def _selected_ports(service: objects.Service, pod: objects.Pod) -> tuple[Port, ...]:
     found = []
     for port in tcp_ports(service):
         target = _target(port, pod)
@@ -182,7 +182,7 @@ def _selected_ports(service: types.Service, pod: types.Pod) -> tuple[Port, ...]:
     return tuple(found)
 
 
-def _target(port: types.ServicePort, pod: types.Pod) -> int:
+def _target(port: objects.ServicePort, pod: objects.Pod) -> int:
     """The number behind a target port; 0 if the pod has no port of that name."""
     if isinstance(port.target_port, int):
         return port.target_port or port.port
@@ -195,7 +195,7 @@ def _target(port: types.ServicePort, pod: types.Pod) -> int:
     return int(port.target_port) if port.target_port.isdigit() else 0
 
 
-def _locality(node: types.Node | None) -> Locality | None:
+def _locality(node: objects.Node | None) -> Locality | None:
     if node is None:
         return None
     labels = node.metadata.labels

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from istiod import types
+from istiod import objects
 from istiod.sources import Store
 from istiod.validate import check
 from meshcore import yamldoc
@@ -219,7 +219,7 @@ def test_errors_carry_file_and_line_and_say_what_stays_in_force() -> None:
         )
         applied = store.apply(Scan({manifest.key: manifest}, frozenset({manifest.key}), frozenset(), ()))
         assert (len(applied.errors), len(applied.changed)) == (errors, changed)
-        held = store.of("AuthorizationPolicy", types.AuthorizationPolicy)["default", "x"]
+        held = store.of("AuthorizationPolicy", objects.AuthorizationPolicy)["default", "x"]
         assert held.metadata.namespace == "default"
         assert held.spec.rules[0].from_[0].source.principals == ({"''": "a"}.get(value, value),)
         if errors:
@@ -277,7 +277,7 @@ ANY: Any = st.recursive(
 
 
 @given(
-    st.sampled_from(sorted(types.KINDS)),
+    st.sampled_from(sorted(objects.KINDS)),
     st.dictionaries(st.sampled_from(["spec", "status", "endpoints", "ports"]), ANY),
 )
 def test_any_object_gives_problems_and_never_an_exception(kind: str, value: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from istiod.validate_common import Problem, choice, ip_block, port_number, selector
+from istiod.validate.common import Problem, choice, ip_block, port_number, selector
 from meshcore.yamldoc import Path
 
 ACTIONS: Final = ("ALLOW", "DENY", "AUDIT", "CUSTOM")

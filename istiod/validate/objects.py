@@ -13,9 +13,11 @@ from typing import Any, Final, NamedTuple, get_args, get_origin
 
 import msgspec
 
-from istiod import types
-from istiod.validate_authorization import authorization_policy
-from istiod.validate_common import Problem, choice, ip_address, port_number, selector
+from istiod import objects
+from istiod.resources import BY_STORE_KIND, resource_of
+from istiod.validate.authorization import authorization_policy
+from istiod.validate.common import Problem, choice, ip_address, port_number, selector
+from meshcore.manifests import key_kind
 from meshcore.yamldoc import Path
 
 __all__ = ["Checked", "Problem", "check"]
@@ -43,20 +45,20 @@ class Checked(NamedTuple):
 
 def check(kind: str, api_version: str, obj: dict[str, Any]) -> Checked | None:
     """Check and convert one object; None if istiod does not read this kind."""
-    group, python_type = types.KINDS.get(kind, ("", None))
+    group = api_version.rpartition("/")[0]
+    python_type = objects.KINDS.get(key_kind(kind, group))
     if python_type is None:
         return None
-    if api_version.rpartition("/")[0] != group:
-        if kind == "Service":  # other groups have a Service of their own
-            return None
-        wanted = f"{group}/v1" if group else "v1"
+    resource = resource_of(kind, api_version)
+    if resource is None:
+        wanted = BY_STORE_KIND[kind].api_version
         return Checked(None, [Problem(("apiVersion",), f"{api_version!r} is not that of a {kind}: use {wanted}")])
     problems: list[Problem] = []
     if group == "security.istio.io":
         problems += _unknown_fields(obj.get("spec"), python_type, ("spec",))
     value = None
     try:
-        value = types.convert(obj, python_type)
+        value = objects.convert(obj, python_type)
     except msgspec.ValidationError as exc:
         problems.append(_conversion_problem(exc))
     else:
