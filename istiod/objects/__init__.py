@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from istiod.objects.base import Condition, Meta, Object, Selector, TargetRef, convert
-from istiod.objects.core import EndpointSlice, Namespace, Node, Pod, Service, ServiceAccount, ServicePort
+from istiod.objects.core import ConfigMap, EndpointSlice, Namespace, Node, Pod, Service, ServiceAccount, ServicePort
+from istiod.objects.gateway_api import Gateway, GatewayClass
 from istiod.objects.security import (
     AuthorizationPolicy,
     AuthorizationRule,
@@ -14,13 +15,17 @@ from istiod.objects.security import (
     RuleWhen,
     Source,
 )
+from istiod.objects.service_entry import ServiceEntry, WorkloadEntry, WorkloadGroup
 
 __all__ = [
     "KINDS",
     "AuthorizationPolicy",
     "AuthorizationRule",
     "Condition",
+    "ConfigMap",
     "EndpointSlice",
+    "Gateway",
+    "GatewayClass",
     "Meta",
     "Namespace",
     "Node",
@@ -32,9 +37,12 @@ __all__ = [
     "Selector",
     "Service",
     "ServiceAccount",
+    "ServiceEntry",
     "ServicePort",
     "Source",
     "TargetRef",
+    "WorkloadEntry",
+    "WorkloadGroup",
     "convert",
 ]
 
@@ -47,8 +55,16 @@ KINDS: Final[dict[str, Any]] = {
         Pod,
         Service,
         EndpointSlice,
+        ConfigMap,
         AuthorizationPolicy,
         PeerAuthentication,
+        ServiceEntry,
+        WorkloadEntry,
+        WorkloadGroup,
+        Gateway,
+        GatewayClass,
     )
 }
 """Type by the kind's name in the store (`istiod.resources.store_kind`)."""
+
+NAMES: Final[dict[type, str]] = {python_type: kind for kind, python_type in KINDS.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from istiod.objects.base import Meta, Object
+from istiod.objects.base import ConditionedStatus, Meta, Object
 
 
 class Namespace(Object, frozen=True):
@@ -88,6 +88,7 @@ class ServiceSpec(Object, frozen=True):
 class Service(Object, frozen=True):
     metadata: Meta
     spec: ServiceSpec = ServiceSpec()
+    status: ConditionedStatus = ConditionedStatus()
 
 
 class EndpointConditions(Object, frozen=True):
@@ -118,3 +119,8 @@ class EndpointSlice(Object, frozen=True):
     address_type: str = "IPv4"
     endpoints: tuple[Endpoint, ...] = ()
     ports: tuple[EndpointPort, ...] = ()
+
+
+class ConfigMap(Object, frozen=True):
+    metadata: Meta
+    data: dict[str, str] = msgspec.field(default_factory=dict)

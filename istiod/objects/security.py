@@ -71,6 +71,7 @@ class AuthorizationPolicySpec(Object, frozen=True):
 class AuthorizationPolicy(Object, frozen=True):
     metadata: Meta
     spec: AuthorizationPolicySpec = AuthorizationPolicySpec()
+    status: ConditionedStatus = ConditionedStatus()
 
 
 class MutualTls(Object, frozen=True):
