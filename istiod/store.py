@@ -86,7 +86,8 @@ class Store:
 
     def of(self, kind: type[T]) -> Mapping[ObjectKey, T]:
         """All objects of a kind in force; a live view that the caller only reads."""
-        return self.by_kind(objects.NAMES[kind])
+        found: Mapping[ObjectKey, T] = self._kinds[objects.NAMES[kind]]
+        return found
 
     def by_kind(self, kind: str) -> Mapping[ObjectKey, Any]:
         """The same by the kind's name in the store."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from istiod.objects.base import Meta, Object, Selector, TargetRef
+from istiod.objects.base import ConditionedStatus, Meta, Object, Selector, TargetRef
 
 
 class Source(Object, frozen=True):
