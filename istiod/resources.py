@@ -79,6 +79,7 @@ RESOURCES: Final = (
     Resource("RequestAuthentication", "requestauthentications", SECURITY, _V1_BETA),
     Resource("Telemetry", "telemetries", TELEMETRY, ("v1", "v1alpha1")),
     Resource("WasmPlugin", "wasmplugins", EXTENSIONS, ("v1alpha1",), used=False),
+    Resource("TrafficExtension", "trafficextensions", EXTENSIONS, ("v1alpha1",), used=False),
     Resource("GatewayClass", "gatewayclasses", GATEWAY_API, _V1_BETA, namespaced=False),
     Resource("Gateway", "gateways", GATEWAY_API, _V1_BETA),
     Resource("HTTPRoute", "httproutes", GATEWAY_API, _V1_BETA),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from istiod.validate.common import Problem
-from istiod.validate.objects import Checked, check
+from istiod.problem import Problem
+from istiod.validate.objects import Checked, check, problems
 
-__all__ = ["Checked", "Problem", "check"]
+__all__ = ["Checked", "Problem", "check", "problems"]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Final
 
-from istiod.validate.common import Problem, choice, ip_block, port_number, selector
-from meshcore.yamldoc import Path
+from istiod.problem import Problem
+from istiod.validate.common import attachment, choice, ip_block, port_number, required, selector
+from istiod.validate.field import Field
 
 ACTIONS: Final = ("ALLOW", "DENY", "AUDIT", "CUSTOM")
 SERVICE_ACCOUNTS_MAX: Final = 16
@@ -30,6 +31,7 @@ _KEY_PATTERNS: Final = (
     re.compile(r"request\.auth\.claims(\[[^\[\]]+\])+"),
     re.compile(r"experimental\.envoy\.filters\..+"),
 )
+_IDENTITY_KEYS: Final = ("source.namespace", "source.principal", "source.serviceAccount", "request.auth.")
 L7_SOURCE: Final = ("requestPrincipals", "notRequestPrincipals", "remoteIpBlocks", "notRemoteIpBlocks")
 L7_OPERATION: Final = ("hosts", "notHosts", "methods", "notMethods", "paths", "notPaths")
 _IDENTITY_FIELDS: Final = frozenset(
@@ -46,180 +48,154 @@ _IDENTITY_FIELDS: Final = frozenset(
         "notTrustDomains",
     )
 )
-_TARGET_KINDS: Final = ("Service", "ServiceEntry", "Gateway", "GatewayClass")
 
 
-def authorization_policy(obj: dict[str, Any]) -> Iterator[Problem]:
-    spec = obj.get("spec") or {}
-    yield from _targets(spec)
+def authorization_policy(obj: Field) -> Iterator[Problem]:
+    spec = obj["spec"]
+    yield from attachment(spec)
+    yield from selector(spec)
     yield from _action(spec)
-    custom = spec.get("action") == "CUSTOM"
-    deny = spec.get("action") == "DENY"
-    bound = bool(spec.get("targetRef") or spec.get("targetRefs"))
-    for index, rule in enumerate(spec.get("rules") or ()):
-        path: Path = ("spec", "rules", index)
-        if rule is None:
-            yield Problem(path, "is empty; a rule that matches everything is written {}")
+    custom = spec["action"].text == "CUSTOM"
+    deny = spec["action"].text == "DENY"
+    bound = bool(spec.filled_of("targetRef", "targetRefs"))
+    for rule in spec["rules"]:
+        if not rule.given:
+            yield rule.error("is empty; a rule that matches everything is written {}")
             continue
-        yield from _rule(rule, path, custom=custom)
+        yield from _rule(rule, custom=custom)
         if not bound:
-            yield from _l7(rule, path, deny=deny)
+            yield from _l7(rule, deny=deny)
 
 
-def _targets(spec: dict[str, Any]) -> Iterator[Problem]:
-    given = [field for field in ("selector", "targetRef", "targetRefs") if spec.get(field)]
-    if len(given) > 1:
-        yield Problem(("spec", given[1]), f"cannot stand beside {given[0]}: choose one of selector and targetRefs")
-    yield from selector(spec, ("spec", "selector"))
-    refs: list[tuple[Path, Any]] = [(("spec", "targetRef"), spec["targetRef"])] if spec.get("targetRef") else []
-    refs += [(("spec", "targetRefs", index), ref) for index, ref in enumerate(spec.get("targetRefs") or ())]
-    for path, ref in refs:
-        ref = ref or {}
-        if not ref.get("name"):
-            yield Problem((*path, "name"), "missing")
-        if ref.get("namespace"):
-            yield Problem((*path, "namespace"), "must not be set: a policy targets its own namespace")
-        if ref.get("kind") not in _TARGET_KINDS:
-            yield Problem((*path, "kind"), f"{ref.get('kind')!r} is not one of {', '.join(_TARGET_KINDS)}")
-
-
-def _action(spec: dict[str, Any]) -> Iterator[Problem]:
-    action = spec.get("action") or "ALLOW"
-    yield from choice(action, ACTIONS, ("spec", "action"))
-    provider = (spec.get("provider") or {}).get("name")
+def _action(spec: Field) -> Iterator[Problem]:
+    action = spec["action"].text or "ALLOW"
+    yield from choice(Field(action, spec["action"].path), ACTIONS)
     if action == "CUSTOM":
-        if not provider:
-            yield Problem(("spec", "provider", "name"), "missing: action CUSTOM needs a provider")
-    elif spec.get("provider") is not None:
-        yield Problem(("spec", "provider"), f"only action CUSTOM has a provider, this is {action}")
-    if action in ("DENY", "CUSTOM", "AUDIT") and not spec.get("rules"):
+        yield from required(spec["provider"]["name"], "action CUSTOM needs a provider")
+    elif spec["provider"].given:
+        yield spec["provider"].error(f"only action CUSTOM has a provider, this is {action[:80]}")
+    if action in ("DENY", "CUSTOM", "AUDIT") and not spec["rules"]:
         hint = "; to deny everything use ALLOW without rules, or DENY with one rule {}" if action == "DENY" else ""
-        yield Problem(("spec", "rules"), f"missing: {action} without rules would do nothing{hint}")
+        yield spec["rules"].error(f"missing: {action} without rules would do nothing{hint}")
 
 
-def _rule(rule: dict[str, Any], path: Path, *, custom: bool) -> Iterator[Problem]:
+def _rule(rule: Field, *, custom: bool) -> Iterator[Problem]:
     for part in ("from", "to", "when"):
-        if part in rule and not rule[part]:
-            yield Problem((*path, part), "is empty; leave it out to match everything")
+        if rule.has(part) and not rule[part]:
+            yield rule[part].error("is empty; leave it out to match everything")
     for part, inner, check in (("from", "source", _source), ("to", "operation", _operation)):
-        for index, entry in enumerate(rule.get(part) or ()):
-            where: Path = (*path, part, index)
-            fields = (entry or {}).get(inner)
+        for entry in rule[part]:
+            fields = entry[inner]
             if not fields:
-                yield Problem((*where, inner), "is empty; it must name at least one field")
+                yield fields.error("is empty; it must name at least one field")
                 continue
-            yield from _lists(fields, (*where, inner))
-            yield from check(fields, (*where, inner), custom=custom)
-    for index, condition in enumerate(rule.get("when") or ()):
-        where = (*path, "when", index)
-        if condition is None:
-            yield Problem(where, "is empty")
-        else:
-            yield from _condition(condition, where, custom=custom)
+            yield from _lists(fields)
+            yield from check(fields, custom=custom)
+    for condition in rule["when"]:
+        if condition.given:
+            yield from _condition(condition, custom=custom)
 
 
-def _lists(fields: dict[str, Any], path: Path) -> Iterator[Problem]:
-    for field, values in fields.items():
+def _lists(fields: Field) -> Iterator[Problem]:
+    for _, values in fields.members():
         if not values:
-            yield Problem((*path, field), "is empty; leave it out, or name values")
-        for index, value in enumerate(values or ()):
-            if value == "":
-                yield Problem((*path, field, index), "an empty value matches nothing")
+            yield values.error("is empty; leave it out, or name values")
+        for value in values:
+            if value.value == "":
+                yield value.error("an empty value matches nothing")
 
 
-def _source(source: dict[str, Any], path: Path, *, custom: bool) -> Iterator[Problem]:
-    accounts = source.get("serviceAccounts") or source.get("notServiceAccounts")
-    for field in ("principals", "notPrincipals", "namespaces", "notNamespaces"):
-        if accounts and source.get(field):
-            yield Problem((*path, field), "cannot stand beside serviceAccounts")
-        for index, value in enumerate(source.get(field) or ()):
-            if field.lower().endswith("principals") and value.startswith("spiffe://"):
-                where: Path = (*path, field, index)
-                yield Problem(where, f"principals are written without spiffe://: {value.removeprefix('spiffe://')}")
-    for field in ("serviceAccounts", "notServiceAccounts"):
-        yield from _service_accounts(source.get(field) or (), (*path, field))
-    for field in ("trustDomains", "notTrustDomains"):
-        for index, value in enumerate(source.get(field) or ()):
-            if "/" in value:
-                yield Problem((*path, field, index), "a trust domain holds no slash")
-    for field in ("ipBlocks", "notIpBlocks", "remoteIpBlocks", "notRemoteIpBlocks"):
-        for index, value in enumerate(source.get(field) or ()):
-            yield from ip_block(value, (*path, field, index))
-    for field in sorted(_IDENTITY_FIELDS & source.keys()) if custom else ():
-        yield Problem((*path, field), "identities cannot be used with action CUSTOM")
+def _source(source: Field, *, custom: bool) -> Iterator[Problem]:
+    accounts = source.filled_of("serviceAccounts", "notServiceAccounts")
+    for name in ("principals", "notPrincipals", "namespaces", "notNamespaces"):
+        if accounts and source[name]:
+            yield source[name].error("cannot stand beside serviceAccounts")
+        for value in source[name].texts():
+            if name.lower().endswith("principals") and value.text.startswith("spiffe://"):
+                plain = value.text.removeprefix("spiffe://")
+                yield value.error(f"principals are written without spiffe://: {plain}")
+    for name in ("serviceAccounts", "notServiceAccounts"):
+        yield from _service_accounts(source[name])
+    for name in ("trustDomains", "notTrustDomains"):
+        for value in source[name].texts():
+            if "/" in value.text:
+                yield value.error("a trust domain holds no slash")
+    for name in ("ipBlocks", "notIpBlocks", "remoteIpBlocks", "notRemoteIpBlocks"):
+        for value in source[name].texts():
+            yield from ip_block(value)
+    for name in sorted(_IDENTITY_FIELDS) if custom else ():
+        if source.has(name):
+            yield source[name].error("identities cannot be used with action CUSTOM")
 
 
-def _service_accounts(values: Sequence[str], path: Path) -> Iterator[Problem]:
+def _service_accounts(values: Field) -> Iterator[Problem]:
     if len(values) > SERVICE_ACCOUNTS_MAX:
-        yield Problem(path, f"more than {SERVICE_ACCOUNTS_MAX} service accounts")
-    for index, value in enumerate(values):
-        where: Path = (*path, index)
-        if len(value) > SERVICE_ACCOUNT_CHARS_MAX:
-            yield Problem(where, f"longer than {SERVICE_ACCOUNT_CHARS_MAX} characters")
-        if "*" in value:
-            yield Problem(where, "wildcards are not supported here; use principals")
-        if value.count("/") > 1 or value.startswith("/") or value.endswith("/"):
-            yield Problem(where, f"{value!r} is neither NAME nor NAMESPACE/NAME")
+        yield values.error(f"more than {SERVICE_ACCOUNTS_MAX} service accounts")
+    for value in values.texts():
+        text = value.text
+        if len(text) > SERVICE_ACCOUNT_CHARS_MAX:
+            yield value.error(f"longer than {SERVICE_ACCOUNT_CHARS_MAX} characters")
+        if "*" in text:
+            yield value.error("wildcards are not supported here; use principals")
+        if text.count("/") > 1 or text.startswith("/") or text.endswith("/"):
+            yield value.error(f"{value} is neither NAME nor NAMESPACE/NAME")
 
 
-def _operation(operation: dict[str, Any], path: Path, *, custom: bool) -> Iterator[Problem]:
+def _operation(operation: Field, *, custom: bool) -> Iterator[Problem]:
     del custom
-    for field in ("ports", "notPorts"):
-        for index, value in enumerate(operation.get(field) or ()):
-            yield from port_number(value, (*path, field, index))
-    for field in ("paths", "notPaths"):
-        for index, value in enumerate(operation.get(field) or ()):
-            yield from _path_template(value, (*path, field, index))
+    for name in ("ports", "notPorts"):
+        for value in operation[name]:
+            yield from port_number(value)
+    for name in ("paths", "notPaths"):
+        for value in operation[name].texts():
+            yield from _path_template(value)
 
 
-def _path_template(value: str, path: Path) -> Iterator[Problem]:
-    if "{" not in value and "}" not in value:
+def _path_template(value: Field) -> Iterator[Problem]:
+    if "{" not in value.text and "}" not in value.text:
         return
-    parts = value.split("/")
+    parts = value.text.split("/")
     for part in parts:
         if ("{" in part or "}" in part) and part not in ("{*}", "{**}"):
-            yield Problem(path, f"{part!r}: a template has only the segments {{*}} and {{**}}")
+            yield value.error(f"{part!r}: a template has only the segments {{*}} and {{**}}")
         elif "*" in part and not part.startswith("{"):
-            yield Problem(path, "a template cannot hold a bare *")
+            yield value.error("a template cannot hold a bare *")
     if parts.count("{**}") > 1 or ("{**}" in parts and "{*}" in parts[parts.index("{**}") :]):
-        yield Problem(path, "{**} may stand once, after every {*}")
+        yield value.error("{**} may stand once, after every {*}")
 
 
-def _condition(condition: dict[str, Any], path: Path, *, custom: bool) -> Iterator[Problem]:
-    key = condition.get("key")
+def _condition(condition: Field, *, custom: bool) -> Iterator[Problem]:
+    key = condition["key"].text
     if not key:
-        yield Problem((*path, "key"), "missing")
+        yield from required(condition["key"])
         return
     if key not in L4_KEYS and key not in _L7_KEYS and not any(p.fullmatch(key) for p in _KEY_PATTERNS):
-        near = difflib.get_close_matches(key, (*L4_KEYS, *_L7_KEYS), n=1)
-        yield Problem((*path, "key"), f"unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-    if not condition.get("values") and not condition.get("notValues"):
-        yield Problem(path, "needs values or notValues")
-    for field in ("values", "notValues"):
-        for index, value in enumerate(condition.get(field) or ()):
-            where: Path = (*path, field, index)
+        near = difflib.get_close_matches(key[:100], (*L4_KEYS, *_L7_KEYS), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        yield condition["key"].error(f"unknown key {condition['key']}{hint}")
+    if not condition.filled_of("values", "notValues"):
+        yield condition.error("needs values or notValues")
+    for name in ("values", "notValues"):
+        for value in condition[name].texts():
             if key in ("source.ip", "destination.ip", "remote.ip"):
-                yield from ip_block(value, where)
+                yield from ip_block(value)
             elif key == "destination.port":
-                yield from port_number(value, where)
-    if custom and (key.startswith(("source.namespace", "source.principal", "source.serviceAccount", "request.auth."))):
-        yield Problem((*path, "key"), "identities cannot be used with action CUSTOM")
+                yield from port_number(value)
+    if custom and key.startswith(_IDENTITY_KEYS):
+        yield condition["key"].error("identities cannot be used with action CUSTOM")
 
 
-def l7_fields(rule: dict[str, Any], path: Path) -> list[Path]:
+def _l7_fields(rule: Field) -> Iterator[Field]:
     """The fields of a rule that ztunnel cannot evaluate."""
-    found: list[Path] = []
     for part, inner, names in (("from", "source", L7_SOURCE), ("to", "operation", L7_OPERATION)):
-        for index, entry in enumerate(rule.get(part) or ()):
-            fields = (entry or {}).get(inner) or {}
-            found += [(*path, part, index, inner, name) for name in names if fields.get(name)]
-    for index, condition in enumerate(rule.get("when") or ()):
-        if condition and condition.get("key") not in L4_KEYS:
-            found.append((*path, "when", index, "key"))
-    return found
+        for entry in rule[part]:
+            yield from entry[inner].filled_of(*names)
+    for condition in rule["when"]:
+        if condition and condition["key"].text not in L4_KEYS:
+            yield condition["key"]
 
 
-def _l7(rule: dict[str, Any], path: Path, *, deny: bool) -> Iterator[Problem]:
-    for field in l7_fields(rule, path):
+def _l7(rule: Field, *, deny: bool) -> Iterator[Problem]:
+    for field in _l7_fields(rule):
         effect = "it is left out there, or the rule has no effect" if deny else "the whole rule is left out there"
-        yield Problem(field, f"ztunnel cannot evaluate this without a waypoint: {effect}", warning=True)
+        yield field.warn(f"ztunnel cannot evaluate this without a waypoint: {effect}")

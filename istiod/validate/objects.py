@@ -1,28 +1,37 @@
-"""What is wrong with one object.
+"""What is wrong with one object, and its typed form if nothing is.
 
-The checks are those of Istio's validation webhook for the kinds read here, and of the API server for the fields istiod
-uses. Every problem names a field, so that the caller can add file and line.
+The checks are those of Istio's validation webhook and of the API server. Every problem names a field, so that the
+caller can add file and line.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable, Iterator
-from typing import Any, Final, NamedTuple, get_args, get_origin
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from istiod import objects
-from istiod.resources import BY_STORE_KIND, resource_of
+from istiod import objects, schema
+from istiod.problem import Problem
+from istiod.resources import BY_STORE_KIND, RESOURCES, Resource, resource_of, store_kind
+from istiod.validate import core, extensions, gateway_api, gateway_routes, workload
 from istiod.validate.authorization import authorization_policy
-from istiod.validate.common import Problem, choice, ip_address, port_number, selector
+from istiod.validate.common import Check
+from istiod.validate.destination_rule import destination_rule
+from istiod.validate.field import Field
+from istiod.validate.gateway import istio_gateway
+from istiod.validate.peer_authentication import peer_authentication
+from istiod.validate.request_authentication import request_authentication
+from istiod.validate.service_entry import service_entry
+from istiod.validate.sidecar import sidecar
+from istiod.validate.telemetry import telemetry
+from istiod.validate.virtual_service import virtual_service
 from meshcore.manifests import key_kind
-from meshcore.yamldoc import Path
+from meshcore.yamldoc import MAX_DEPTH, Path
 
-__all__ = ["Checked", "Problem", "check"]
+__all__ = ["CHECKS", "Checked", "Problem", "check", "problems"]
 
-_MODES: Final = ("UNSET", "DISABLE", "PERMISSIVE", "STRICT")
 _EXPECTED: Final = re.compile(r"^(?P<what>.*?)(?: - at `\$?(?P<path>.*?)`)?$", re.DOTALL)
 _PATH_PART: Final = re.compile(r"\.?([^.\[\]]+)|\[(\d*|\.\.\.)\]")
 _NAMES: Final = {
@@ -34,158 +43,129 @@ _NAMES: Final = {
     "float": "a number with a fraction",
     "null": "nothing",
 }
+PROBLEMS_MAX: Final = 100
+"""Errors, and warnings, that one pass over an object tells: each costs the search for a likely correction."""
+_GROUPS: Final = frozenset(resource.group for resource in RESOURCES)
+
+CHECKS: Final[Mapping[str, Check]] = {
+    "Pod": core.pod,
+    "Service": core.service,
+    "EndpointSlice": core.endpoint_slice,
+    "VirtualService": virtual_service,
+    "DestinationRule": destination_rule,
+    "Gateway.networking.istio.io": istio_gateway,
+    "ServiceEntry": service_entry,
+    "WorkloadEntry": workload.workload_entry,
+    "WorkloadGroup": workload.workload_group,
+    "Sidecar": sidecar,
+    "ProxyConfig": extensions.proxy_config,
+    "EnvoyFilter": extensions.envoy_filter,
+    "AuthorizationPolicy": authorization_policy,
+    "PeerAuthentication": peer_authentication,
+    "RequestAuthentication": request_authentication,
+    "Telemetry": telemetry,
+    "WasmPlugin": extensions.wasm_plugin,
+    "TrafficExtension": extensions.traffic_extension,
+    "Gateway": gateway_api.gateway,
+    "ListenerSet": gateway_api.listener_set,
+    "BackendTLSPolicy": gateway_api.backend_tls_policy,
+    "HTTPRoute": gateway_routes.http_route,
+    "GRPCRoute": gateway_routes.grpc_route,
+    "TCPRoute": gateway_routes.tcp_route,
+    "TLSRoute": gateway_routes.tls_route,
+}
+"""What a kind means beyond the shape of its fields, by its name in the store."""
 
 
 class Checked(NamedTuple):
-    """`value` is None when there is an error; warnings leave it usable."""
+    """`value` is None when there is an error, or no type for the kind; warnings leave it usable."""
 
     value: Any
     problems: list[Problem]
 
 
+def problems(resource: Resource, obj: Any, *, strict: bool = True) -> list[Problem]:
+    """All that is wrong with an object as written: its shape (`istiod.schema.faults`, also for `strict`) and its sense.
+
+    A field of the wrong shape is told once. Any JSON value gives an answer, none raises.
+    """
+    if _too_deep(obj):
+        return [Problem((), f"nested deeper than {MAX_DEPTH} levels")]
+    found = _first(schema.faults(resource, obj, strict=strict))
+    root = Field(obj)
+    found += _first(_new(core.metadata(root), found))
+    check_of_kind = CHECKS.get(store_kind(resource))
+    if check_of_kind is not None:
+        found += _first(_new(check_of_kind(root), found))
+    return found
+
+
 def check(kind: str, api_version: str, obj: dict[str, Any]) -> Checked | None:
-    """Check and convert one object; None if istiod does not read this kind."""
-    group = api_version.rpartition("/")[0]
-    python_type = objects.KINDS.get(key_kind(kind, group))
-    if python_type is None:
-        return None
+    """Check and convert one object; None if istiod does not know this kind."""
     resource = resource_of(kind, api_version)
     if resource is None:
-        wanted = BY_STORE_KIND[kind].api_version
-        return Checked(None, [Problem(("apiVersion",), f"{api_version!r} is not that of a {kind}: use {wanted}")])
-    problems: list[Problem] = []
-    if group == "security.istio.io":
-        problems += _unknown_fields(obj.get("spec"), python_type, ("spec",))
-    value = None
+        return _of_another_group(kind, api_version)
+    found = problems(resource, obj)
+    python_type = objects.KINDS.get(store_kind(resource))
+    if python_type is None or any(not problem.warning for problem in found):
+        return Checked(None, found)
     try:
-        value = objects.convert(obj, python_type)
+        return Checked(objects.convert(obj, python_type), found)
     except msgspec.ValidationError as exc:
-        problems.append(_conversion_problem(exc))
-    else:
-        problems += _CHECKS[kind](obj) if kind in _CHECKS else ()
-    if any(not problem.warning for problem in problems):
-        value = None
-    return Checked(value, problems)
+        return Checked(None, [*found, _conversion_problem(exc)])
+
+
+def _of_another_group(kind: str, api_version: str) -> Checked | None:
+    """A kind of ours under another of our groups is a mistake; under a stranger's group it is a stranger's kind."""
+    group = api_version.rpartition("/")[0]
+    resource = BY_STORE_KIND.get(key_kind(kind, group))
+    if resource is None or group not in _GROUPS:
+        return None
+    text = f"{api_version!r} is not that of a {kind}: use {resource.api_version}"
+    return Checked(None, [Problem(("apiVersion",), text)])
+
+
+def _first(candidates: Iterable[Problem]) -> list[Problem]:
+    """As many errors and as many warnings as somebody may want to read; after the errors the search ends."""
+    kept: dict[bool, list[Problem]] = {False: [], True: []}
+    for problem in candidates:
+        same = kept[problem.warning]
+        if len(same) < PROBLEMS_MAX:
+            same.append(problem)
+        elif not problem.warning:
+            break
+    return [*kept[False], *kept[True]]
+
+
+def _new(candidates: Iterable[Problem], known: Iterable[Problem]) -> Iterator[Problem]:
+    """Leaves out what concerns a field of which an error is known already."""
+    told = {problem.path for problem in known if not problem.warning}
+    return (problem for problem in candidates if problem.path not in told)
+
+
+def _too_deep(obj: Any) -> bool:
+    """Whether walking through it could exhaust the stack; found without walking deeper."""
+    level = [obj]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for value in level
+            if isinstance(value, dict | list)
+            for inner in (value.values() if isinstance(value, dict) else value)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def _conversion_problem(exc: msgspec.ValidationError) -> Problem:
     match = _EXPECTED.match(str(exc))
     what, where = (match["what"], match["path"] or "") if match else (str(exc), "")
     parts = _PATH_PART.findall(where)  # a key of a mapping is not told: it stands there as [...]
-    path = tuple(int(index) if index else name for name, index in parts if name or index.isdigit())
+    path: Path = tuple(int(index) if index else name for name, index in parts if name or index.isdigit())
     for word, plain in _NAMES.items():
         what = what.replace(f"`{word}`", plain)
     hint = "; use quotes" if "expected text" in what.lower() and "got a number" in what else ""
     if what.startswith("Object missing required field"):
         what = f"the field {what.rpartition('field ')[2]} is missing"
     return Problem(path, what[0].lower() + what[1:] + hint)
-
-
-def _unknown_fields(value: Any, owner: Any, path: Path) -> Iterator[Problem]:
-    """Fields no type knows: at the least a typing error, and in a policy a hole."""
-    struct = next(field.type for field in msgspec.structs.fields(owner) if field.encode_name == path[-1])
-    yield from _unknown(value, struct, path)
-
-
-def _unknown(value: Any, expected: Any, path: Path) -> Iterator[Problem]:
-    options = [arg for arg in get_args(expected) if arg is not type(None)]
-    if get_origin(expected) is tuple and isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from _unknown(item, options[0], (*path, index))
-    elif get_origin(expected) is dict and isinstance(value, dict):
-        for key, item in value.items():
-            yield from _unknown(item, options[1], (*path, key))
-    elif isinstance(expected, type) and issubclass(expected, msgspec.Struct):
-        if isinstance(value, dict):
-            fields = {field.encode_name: field.type for field in msgspec.structs.fields(expected)}
-            for key, item in value.items():
-                if key in fields:
-                    yield from _unknown(item, fields[key], (*path, key))
-                else:
-                    yield Problem((*path, key), f"unknown field{_near(key, fields)}")
-    elif len(options) == 1 and get_origin(expected) not in (tuple, dict):
-        yield from _unknown(value, options[0], path)
-
-
-def _near(word: str, known: Iterable[str]) -> str:
-    found = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {found[0]!r}?" if found else ""
-
-
-def _peer_authentication(obj: dict[str, Any]) -> Iterator[Problem]:
-    spec = obj.get("spec") or {}
-    yield from selector(spec, ("spec", "selector"))
-    if (mtls := spec.get("mtls")) is not None:
-        yield from choice(mtls.get("mode"), _MODES, ("spec", "mtls", "mode"))
-    ports = spec.get("portLevelMtls")
-    if ports is None:
-        return
-    path: Path = ("spec", "portLevelMtls")
-    if not (spec.get("selector") or {}).get("matchLabels"):
-        yield Problem(path, "needs a selector with labels: ports differ from pod to pod")
-    if not ports:
-        yield Problem(path, "must name at least one port")
-    for port, mtls in ports.items():
-        yield from port_number(port, (*path, port))
-        yield from choice((mtls or {}).get("mode"), _MODES, (*path, port, "mode"))
-
-
-def _pod(obj: dict[str, Any]) -> Iterator[Problem]:
-    status = obj.get("status") or {}
-    if status.get("podIP"):
-        yield from ip_address(status["podIP"], ("status", "podIP"))
-    for index, entry in enumerate(status.get("podIPs") or ()):
-        yield from ip_address(entry.get("ip", ""), ("status", "podIPs", index, "ip"))
-    spec = obj.get("spec") or {}
-    for field in ("containers", "initContainers"):
-        for index, container in enumerate(spec.get(field) or ()):
-            for number, port in enumerate(container.get("ports") or ()):
-                yield from port_number(port["containerPort"], ("spec", field, index, "ports", number, "containerPort"))
-
-
-def _service(obj: dict[str, Any]) -> Iterator[Problem]:
-    spec = obj.get("spec") or {}
-    for index, text in enumerate(spec.get("clusterIPs") or ()):
-        if text not in ("", "None"):
-            yield from ip_address(text, ("spec", "clusterIPs", index))
-    if spec.get("clusterIP") not in (None, "", "None"):
-        yield from ip_address(spec["clusterIP"], ("spec", "clusterIP"))
-    seen: set[tuple[int, str]] = set()
-    for index, port in enumerate(spec.get("ports") or ()):
-        path: Path = ("spec", "ports", index)
-        yield from port_number(port["port"], (*path, "port"))
-        if isinstance(target := port.get("targetPort"), int):
-            yield from port_number(target, (*path, "targetPort"))
-        key = (port["port"], port.get("protocol") or "TCP")
-        if key in seen:
-            yield Problem((*path, "port"), f"port {key[0]}/{key[1]} stands twice")
-        seen.add(key)
-        if len(spec["ports"]) > 1 and not port.get("name"):
-            yield Problem((*path, "name"), "missing: with several ports each needs a name")
-
-
-def _endpoint_slice(obj: dict[str, Any]) -> Iterator[Problem]:
-    family = obj.get("addressType", "IPv4")
-    yield from choice(family, ("IPv4", "IPv6", "FQDN"), ("addressType",))
-    if not ((obj.get("metadata") or {}).get("labels") or {}).get("kubernetes.io/service-name"):
-        text = "the label kubernetes.io/service-name is missing: the slice belongs to no service"
-        yield Problem(("metadata", "labels"), text, warning=True)
-    if family != "FQDN":
-        for index, endpoint in enumerate(obj.get("endpoints") or ()):
-            for number, text in enumerate(endpoint.get("addresses") or ()):
-                path: Path = ("endpoints", index, "addresses", number)
-                yield from ip_address(text, path)
-                if (":" in text) != (family == "IPv6"):
-                    yield Problem(path, f"{text} is not an {family} address, which addressType asks for")
-    for index, port in enumerate(obj.get("ports") or ()):
-        if port.get("port") is not None:
-            yield from port_number(port["port"], ("ports", index, "port"))
-
-
-_CHECKS: Final = {
-    "AuthorizationPolicy": authorization_policy,
-    "PeerAuthentication": _peer_authentication,
-    "Pod": _pod,
-    "Service": _service,
-    "EndpointSlice": _endpoint_slice,
-}
