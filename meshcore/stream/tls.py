@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import ssl
+from collections.abc import Callable, Sequence
+from typing import Any, Self
 
 from meshcore.errors import CertificateError
 
@@ -28,6 +30,77 @@ def server_context(root_pem: str, chain_pem: str, key_pem: bytes) -> ssl.SSLCont
     context.verify_mode = ssl.CERT_OPTIONAL
     context.num_tickets = 0
     return context
+
+
+Revoked = Callable[[Sequence[bytes]], str]
+"""Says what is revoked in a verified chain of DER certificates, leaf first; empty if nothing is."""
+
+
+class ServerContext(ssl.SSLContext):
+    """What a listener is started with when its material changes later: new connections are made by the last `use`.
+
+    An `SSLContext` can be given a new certificate but never loses a root, and event loops keep the one they got at the
+    start; they make connections by `wrap_bio`. A peer that becomes revoked loses its open connection with the next
+    bytes it sends, which keepalive bounds.
+    """
+
+    def __new__(cls, context: ssl.SSLContext, revoked: Revoked | None = None) -> Self:
+        del context, revoked
+        return super().__new__(cls, ssl.PROTOCOL_TLS_SERVER)
+
+    def __init__(self, context: ssl.SSLContext, revoked: Revoked | None = None) -> None:
+        super().__init__()
+        self.use(context, revoked)
+
+    def use(self, context: ssl.SSLContext, revoked: Revoked | None = None) -> None:
+        """Take a `server_context` for connections from now on, and `revoked` for all."""
+        context.sslobject_class = _Connection
+        self._context = context
+        self.revoked = revoked
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        made = self._context.wrap_bio(incoming, outgoing, server_side, server_hostname, session)
+        if isinstance(made, _Connection):
+            made.owner = self
+        return made
+
+
+class _Connection(ssl.SSLObject):
+    """Asks about revocations after the handshake, and again once there are others."""
+
+    owner: ServerContext | None = None
+    _asked: Revoked | None = None
+
+    def do_handshake(self) -> None:
+        super().do_handshake()
+        self._ask()
+
+    def read(self, len: int = 1024, buffer: Any = None) -> Any:  # noqa: A002 - the name of the base class
+        if self.owner is not None and self.owner.revoked is not self._asked:
+            self._ask()
+        return super().read(len, buffer)
+
+    def _ask(self) -> None:
+        revoked = self.owner.revoked if self.owner is not None else None
+        found = revoked(verified_chain(self)) if revoked is not None else ""
+        if found:
+            raise ssl.SSLCertVerificationError(1, f"the peer's certificate is revoked: {found}")
+        self._asked = revoked
+
+
+def verified_chain(tls: ssl.SSLObject) -> tuple[bytes, ...]:
+    """The peer's certificates in DER, leaf first, root last; none if it showed none."""
+    if hasattr(tls, "get_verified_chain"):  # Python 3.13
+        return tuple(tls.get_verified_chain())
+    chain = tls._sslobj.get_verified_chain()  # type: ignore[attr-defined]  # noqa: SLF001 - public only later
+    return tuple(ssl.PEM_cert_to_DER_cert(certificate.public_bytes()) for certificate in chain or ())
 
 
 def load_identity(context: ssl.SSLContext, chain_pem: str, key_pem: bytes) -> None:
