@@ -5,158 +5,40 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Iterable
-from datetime import UTC, datetime
-from typing import Final
+import random
+from typing import TYPE_CHECKING, Final
 
 from istiod.auth import Authenticator, Authorizer, Caller
-from istiod.ca import Authority
+from istiod.ca import CertificateAuthority
 from istiod.metrics import Metrics
+from istiod.proxy import Proxy
 from istiod.push import Published
-from meshcore.errors import AuthenticationError, AuthorizationError, CertificateError, DeadlineExceeded, ProtocolError
-from meshcore.stream.delta import ServerType
-from meshcore.stream.h2rpc import DEFAULT_LIMITS, Limits
-from meshcore.stream.messages import (
-    CONFIG_PATH,
-    SIGN_PATH,
-    DeltaRequest,
-    Node,
-    SignRequest,
-    SignResponse,
-    Unframer,
-    decode,
-    encode,
-    frame,
+from meshcore.errors import (
+    AuthenticationError,
+    AuthorizationError,
+    CertificateError,
+    DeadlineExceeded,
+    MeshError,
+    Unavailable,
 )
+from meshcore.stream import grpc
+from meshcore.stream.h2rpc import DEFAULT_LIMITS, Limits
+from meshcore.stream.messages import CONFIG_PATH, SIGN_PATH, SignRequest, SignResponse, decode, encode
 from meshcore.stream.server import Server, ServerStream
+
+if TYPE_CHECKING:
+    from istiod.xds.generators import Generators
 
 log = logging.getLogger("istiod.serve")
 
-REQUEST_BYTES_MAX: Final = 32 * 2**20
-"""A first request repeats every name held: 100,000 names of 100 bytes and their versions fit."""
 SIGN_BYTES_MAX: Final = 64 * 2**10
 SIGN_TIMEOUT_S: Final = 10.0
-FIRST_REQUEST_TIMEOUT_S: Final = 10.0
 PROXIES_MAX: Final = 10_000
-
-
-class Proxy:
-    """One subscriber: what it holds of each type, and what it still has to hear."""
-
-    def __init__(
-        self, number: int, stream: ServerStream, caller: Caller, published: Published, metrics: Metrics
-    ) -> None:
-        self.number = number
-        self.caller = caller
-        self.address = stream.peer.address
-        self.node: Node | None = None
-        self.types: dict[str, ServerType] = {}
-        self.since = datetime.now(UTC)
-        self._stream = stream
-        self._published = published
-        self._metrics = metrics
-        self._wake = asyncio.Event()
-        self._requests_over = False
-        self._failure: Exception | None = None
-
-    async def run(self) -> None:
-        """Serve the subscription until either side ends it."""
-        self._published.listen(self._changed)
-        reader = asyncio.create_task(self._read())
-        try:
-            self._stream.start()
-            await self._write()
-        finally:
-            self._published.forget(self._changed)
-            reader.cancel()
-            await asyncio.wait((reader,), timeout=1.0)
-
-    def finish(self) -> None:
-        """End the stream in order; the proxy will come back."""
-        self._requests_over = True
-        self._wake.set()
-
-    def _changed(self, type_url: str, names: Iterable[str]) -> None:
-        state = self.types.get(type_url)
-        if state is not None:
-            state.changed(names)
-            self._wake.set()
-
-    async def _read(self) -> None:
-        try:
-            unframer = Unframer(REQUEST_BYTES_MAX)
-            while data := await self._stream.receive(None if self.types else FIRST_REQUEST_TIMEOUT_S):
-                for message in unframer.feed(data):
-                    self._request(decode(message, DeltaRequest))
-        except Exception as exc:  # noqa: BLE001 - raised again by the writer, which owns the stream
-            self._failure = exc
-        self._requests_over = True
-        self._wake.set()
-
-    def _request(self, request: DeltaRequest) -> None:
-        store = self._published.resources.get(request.type_url)
-        if store is None:
-            raise ProtocolError(f"unknown type {request.type_url[:200]!r}")
-        if self.node is None:
-            self.node = self._checked(request.node)
-        state = self.types.get(request.type_url)
-        if state is None:
-            state = self.types[request.type_url] = ServerType(request.type_url)
-        stale = state.stale
-        answered = state.request(request, store)
-        if state.stale != stale:
-            self._metrics.add("pilot_xds_expired_nonce", type=_short(request.type_url))
-        if answered and request.error:
-            self._metrics.add("pilot_total_xds_rejects", type=_short(request.type_url))
-            log.warning("proxy %s refused a push of %s: %s", self.name, _short(request.type_url), request.error[:1000])
-        self._wake.set()
-
-    def _checked(self, node: Node | None) -> Node:
-        """What a proxy says about itself must agree with its certificate."""
-        if node is None:
-            raise ProtocolError("the first request does not say which proxy it comes from")
-        if node.namespace and node.namespace != self.caller.identity.namespace:
-            raise AuthorizationError("the namespace in the first request is not that of the certificate")
-        if node.node and self.caller.node and node.node != self.caller.node:
-            raise AuthorizationError("the node in the first request is not that of the certificate")
-        return node
-
-    @property
-    def name(self) -> str:
-        return f"{self.node.id if self.node is not None else '?'}@{self.address}"
-
-    async def _write(self) -> None:
-        loop = asyncio.get_running_loop()
-        expiry = self._stream.peer.not_after
-        left = (expiry - datetime.now(UTC)).total_seconds() if expiry is not None else None
-        ends = None if left is None else loop.time() + left
-        while True:
-            self._wake.clear()
-            for state in tuple(self.types.values()):
-                await self._push(state)
-            if self._failure is not None:
-                raise self._failure
-            if self._requests_over:
-                return
-            if not self._wake.is_set():
-                try:
-                    async with asyncio.timeout_at(ends):
-                        await self._wake.wait()
-                except TimeoutError:
-                    raise AuthenticationError("the client certificate has expired") from None
-
-    async def _push(self, state: ServerType) -> None:
-        response = state.next(self._published.resources[state.type_url])
-        if response is None:
-            return
-        name = _short(state.type_url)
-        self._metrics.add("pilot_xds_pushes", type=name)
-        self._metrics.add("pilot_xds_config_size_bytes", sum(len(r.body) for r in response.resources), type=name)
-        try:
-            await self._stream.send(frame(encode(response)))
-        except DeadlineExceeded:
-            self._metrics.add("pilot_xds_write_timeout")
-            raise
+HAND_OVER_STEPS: Final = 100
+HAND_OVER_PAUSE_S: Final = 0.1
+"""At a shutdown subscriptions end in so many steps, or one by one, with at most this pause between them."""
+DELTA_METHOD: Final = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
+CERTIFICATE_METHOD: Final = "/istio.v1.auth.IstioCertificateService/CreateCertificate"
 
 
 class Service:
@@ -164,21 +46,30 @@ class Service:
 
     def __init__(
         self,
-        authority: Authority,
+        authority: CertificateAuthority,
         authenticator: Authenticator,
         authorizer: Authorizer,
         published: Published,
         metrics: Metrics,
         *,
         limits: Limits = DEFAULT_LIMITS,
+        grpc_bytes: int = grpc.RECEIVE_BYTES_MAX,
     ) -> None:
         self.proxies: dict[int, Proxy] = {}
-        self.server = Server({CONFIG_PATH: self._config, SIGN_PATH: self._sign}, limits=limits)
+        routes = {
+            CONFIG_PATH: self._config,
+            SIGN_PATH: self._sign,
+            DELTA_METHOD: self._delta,
+            CERTIFICATE_METHOD: self._create_certificate,
+        }
+        self.server = Server(routes, limits=limits, finishers=((grpc.is_grpc, grpc.finish),))
         self._authority = authority
         self._authenticator = authenticator
         self._authorizer = authorizer
         self._published = published
         self._metrics = metrics
+        self._grpc_bytes = grpc_bytes
+        self._generators: Generators | None = None
         self._numbers = itertools.count(1)
 
     async def stop(self, timeout: float) -> None:
@@ -188,36 +79,103 @@ class Service:
             proxy.finish()
         await self.server.stop(timeout)
 
+    async def hand_over(self, seconds: float) -> None:
+        """Take no more subscriptions and end those there are, spread over at most `seconds`: whoever takes over is not
+        called by all at once. Connections on which nothing is left to do are closed with GOAWAY.
+        """
+        self.server.draining = True
+        proxies = list(self.proxies.values())
+        random.shuffle(proxies)
+        size = -(-len(proxies) // HAND_OVER_STEPS)
+        pause = min(seconds * size / max(1, len(proxies)), HAND_OVER_PAUSE_S)
+        for begin in range(0, len(proxies), max(1, size)):
+            for proxy in proxies[begin : begin + size]:
+                proxy.finish()
+            await asyncio.sleep(pause)
+            for connection in tuple(self.server.connections):
+                if not connection.streams:
+                    connection.close()
+
     async def _config(self, stream: ServerStream) -> None:
         caller = self._authenticator.certificate(stream.peer)
+        await self._subscribed(Proxy(next(self._numbers), stream, caller, self._published, self._metrics))
+
+    async def _delta(self, stream: ServerStream) -> None:
+        caller = await self._authenticate(stream)
+        from istiod.xds.generators import Generators  # the protobuf runtime costs memory: not before somebody needs it
+        from istiod.xds.proxy import XdsProxy
+
+        if self._generators is None:
+            self._generators = Generators(self._published)
         number = next(self._numbers)
-        proxy = Proxy(number, stream, caller, self._published, self._metrics)
-        self.proxies[number] = proxy
-        self._metrics.set("pilot_xds", len(self.proxies))
+        await self._subscribed(
+            XdsProxy(
+                number, stream, caller, self._published, self._metrics, self._generators, request_bytes=self._grpc_bytes
+            )
+        )
+
+    async def _subscribed(self, proxy: Proxy) -> None:
+        """Serve a subscription, visible in `proxies` as long as it lasts."""
+        if len(self.proxies) >= PROXIES_MAX:
+            raise Unavailable(f"this istiod serves its limit of {PROXIES_MAX} proxies")
+        self.proxies[proxy.number] = proxy
         try:
             await proxy.run()
+        except MeshError:
+            raise
+        except Exception:
+            self._metrics.add("pilot_total_xds_internal_errors")
+            raise
         finally:
-            del self.proxies[number]
-            self._metrics.set("pilot_xds", len(self.proxies))
+            del self.proxies[proxy.number]
+
+    async def _authenticate(self, stream: ServerStream) -> Caller:
+        """The caller behind a client certificate or a token; raises AuthenticationError."""
+        return await self._authenticator.authenticate(stream.peer, stream.headers)
 
     async def _sign(self, stream: ServerStream) -> None:
+        caller = await self._signer_of(stream)
+        request = decode(await stream.message(SIGN_BYTES_MAX, SIGN_TIMEOUT_S), SignRequest)
+        chain = self._issue(caller, request.csr_pem, request.identity, request.ttl_seconds)
+        await stream.reply(encode(SignResponse(tuple(chain))))
+
+    async def _create_certificate(self, stream: ServerStream) -> None:
+        grpc.start(stream)
+        asked = grpc.timeout_of(stream.headers.get("grpc-timeout", ""))
+        seconds = SIGN_TIMEOUT_S if asked is None else min(asked, SIGN_TIMEOUT_S)
+        try:
+            async with asyncio.timeout(seconds):
+                caller = await self._signer_of(stream)
+                from istiod.xds import certificates
+
+                request = certificates.decode(await grpc.request(stream, SIGN_BYTES_MAX))
+                try:
+                    chain = self._issue(caller, request.csr_pem, request.identity, request.ttl_seconds)
+                except AuthorizationError as exc:  # upstream tells both refusals with one status
+                    raise AuthenticationError(str(exc)) from None
+                answer = certificates.encode(chain)
+                await grpc.send(stream, (answer,), len(answer))
+        except TimeoutError:
+            raise DeadlineExceeded(f"no certificate within {seconds:g} s") from None
+
+    async def _signer_of(self, stream: ServerStream) -> Caller:
         self._metrics.add("citadel_server_csr_count")
         try:
-            caller = self._authenticator.any(stream.peer, stream.headers)
+            return await self._authenticate(stream)
         except AuthenticationError:
             self._metrics.add("citadel_server_authentication_failure_count")
             raise
-        request = decode(await stream.message(SIGN_BYTES_MAX, SIGN_TIMEOUT_S), SignRequest)
+
+    def _issue(self, caller: Caller, csr_pem: str, wanted: str, ttl_seconds: int) -> list[str]:
+        """The chain for an identity that the caller may have; counts what went wrong."""
         try:
-            identity = self._authorizer.grant(caller, request.identity)
+            identity = self._authorizer.grant(caller, wanted)
         except AuthorizationError:
             self._metrics.add("citadel_server_id_extraction_err_count")
             raise
         own = identity == caller.identity and self._authenticator.is_node(caller)
         try:
-            chain = self._authority.sign(
-                request.csr_pem, identity, request.ttl_seconds, node=caller.node if own else ""
-            )
+            chain = self._authority.sign(csr_pem, identity, ttl_seconds, node=caller.node if own else "")
         except CertificateError:
             self._metrics.add("citadel_server_csr_parsing_err_count")
             raise
@@ -225,8 +183,4 @@ class Service:
             self._metrics.add("citadel_server_csr_sign_err_count", error="internal")
             raise
         self._metrics.add("citadel_server_success_cert_issuance_count")
-        await stream.reply(encode(SignResponse(tuple(chain))))
-
-
-def _short(type_url: str) -> str:
-    return type_url.rpartition(".")[2]
+        return chain

@@ -81,21 +81,41 @@ class ServerType:
     `changed`. Memory is bounded by the number of names: there is no queue of responses.
     """
 
-    def __init__(self, type_url: str, *, part_bytes: int = PART_BYTES) -> None:
+    def __init__(
+        self,
+        type_url: str,
+        *,
+        part_bytes: int = PART_BYTES,
+        part_names: int = PART_NAMES,
+        names_max: int = 10 * PART_NAMES,
+    ) -> None:
         self.type_url = type_url
         self.wildcard = False
         self.names: set[str] = set()
         self.held: dict[str, str] = {}
         self.rejected = ""
         self.sent = 0
+        self.acked = 0
         self.stale = 0
         self._part_bytes = part_bytes
+        self._part_names = part_names
+        self._names_max = names_max
         self._dirty: set[str] = set()
         self._missing: set[str] = set()
         self._open = False
         self._owed = False
         self._nonce = ""
         self._more = False
+
+    @property
+    def opened(self) -> bool:
+        """The first request has come."""
+        return self._open
+
+    @property
+    def nonce(self) -> str:
+        """Of the response in flight; empty if none is."""
+        return self._nonce
 
     @property
     def waiting(self) -> bool:
@@ -116,6 +136,8 @@ class ServerType:
         if answered:
             self._nonce = ""
             self.rejected = message.error
+            if not message.error:
+                self.acked = self.sent
         elif message.nonce:
             self.stale += 1
         self._subscribe(message, store)
@@ -128,6 +150,12 @@ class ServerType:
         elif self.names:
             self._dirty.update(self.names.intersection(names))
 
+    def follow(self, names: AbstractSet[str]) -> None:
+        """Subscribe on the client's behalf; unlike names it asked for, these are not missed when they do not exist."""
+        new = names - self.names
+        self.names |= new
+        self._dirty |= new
+
     def next(self, store: Mapping[str, Resource]) -> DeltaResponse | None:
         """The next response to send; None if there is nothing to say or the last one is unanswered."""
         if self._nonce or not (self._open and self.behind):
@@ -135,7 +163,7 @@ class ServerType:
         resources: list[Resource] = []
         removed: list[str] = []
         size = 0
-        while self._dirty and size < self._part_bytes and len(resources) + len(removed) < PART_NAMES:
+        while self._dirty and size < self._part_bytes and len(resources) + len(removed) < self._part_names:
             name = self._dirty.pop()
             resource = store.get(name)
             if resource is None:
@@ -170,8 +198,8 @@ class ServerType:
 
     def _subscribe(self, message: DeltaRequest, store: Mapping[str, Resource]) -> None:
         add, drop = set(message.subscribe), set(message.unsubscribe)
-        if len(self.names) + len(add) > 10 * PART_NAMES:
-            raise ProtocolError(f"more than {10 * PART_NAMES} names subscribed one by one: use {WILDCARD}")
+        if len(self.names) + len(add) > self._names_max:
+            raise ProtocolError(f"more than {self._names_max} names subscribed one by one: use {WILDCARD}")
         if WILDCARD in add and WILDCARD not in drop and not self.wildcard:
             self.wildcard = True
             self._dirty.update(store)

@@ -100,11 +100,12 @@ def check_tls(transport: asyncio.BaseTransport) -> None:
 
 
 class Stream:
-    """One request and its answer. `headers` are those received; only one task receives, several may send."""
+    """One request and its answer. `headers` and `trailers` are those received; one task receives, several may send."""
 
     def __init__(self, connection: Connection, stream_id: int) -> None:
         self.id = stream_id
         self.headers: dict[str, str] = {}
+        self.trailers: dict[str, str] = {}
         self.opened = asyncio.Event()
         self.error: MeshError | None = None
         self._connection = connection
@@ -371,6 +372,9 @@ class Connection(asyncio.Protocol):
             case h2.events.ResponseReceived(headers=headers):
                 if stream is not None:
                     stream.on_headers(_decoded(headers))
+            case h2.events.TrailersReceived(headers=headers):
+                if stream is not None:
+                    stream.trailers.update(_decoded(headers))
             case h2.events.StreamEnded():
                 if stream is not None:
                     stream.on_end()

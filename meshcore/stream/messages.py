@@ -24,7 +24,8 @@ MESSAGE_MAX: Final = 32 * 2**20
 """Bytes of one message that a receiver accepts by default."""
 
 T = TypeVar("T")
-_PREFIX: Final = struct.Struct(">BI")
+PREFIX: Final = struct.Struct(">BI")
+"""In front of each message: a flag, and the length of what follows."""
 
 
 class _Message(msgspec.Struct, array_like=True, omit_defaults=True, frozen=True, gc=False):
@@ -102,7 +103,7 @@ encode: Final = msgspec.msgpack.Encoder().encode
 
 def frame(message: bytes) -> bytes:
     """`message` behind its prefix."""
-    return _PREFIX.pack(0, len(message)) + message
+    return PREFIX.pack(0, len(message)) + message
 
 
 def decode(data: bytes, kind: type[T]) -> T:
@@ -129,16 +130,16 @@ class Unframer:
         pending = self._pending
         pending += data
         start = 0
-        while len(pending) - start >= _PREFIX.size:
-            flag, length = _PREFIX.unpack_from(pending, start)
+        while len(pending) - start >= PREFIX.size:
+            flag, length = PREFIX.unpack_from(pending, start)
             if flag:
                 raise ProtocolError(f"message prefix {flag}: compressed messages are not spoken here")
             if length > self._limit:
                 raise ProtocolError(f"a message of {length} bytes is larger than the limit of {self._limit}")
-            end = start + _PREFIX.size + length
+            end = start + PREFIX.size + length
             if len(pending) < end:
                 break
-            yield bytes(memoryview(pending)[start + _PREFIX.size : end])
+            yield bytes(memoryview(pending)[start + PREFIX.size : end])
             start = end
         if start:
             del pending[:start]

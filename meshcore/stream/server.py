@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -79,10 +79,20 @@ class ServerStream(Stream):
             raise ProtocolError("the request ends before its message")
         return found[0]
 
-    def start(self, status: int = 200) -> None:
-        """Send the answer's headers."""
+    def start(
+        self, status: int = 200, *, content_type: str = CONTENT_TYPE, more: Headers | None = None, end: bool = False
+    ) -> None:
+        """Send the answer's headers; with `end` they are all of it."""
         self.answered = True
-        self.server.send_headers(self.id, [(":status", str(status)), ("content-type", CONTENT_TYPE)])
+        headers = [(":status", str(status)), ("content-type", content_type), *(more or ())]
+        self.server.send_headers(self.id, headers, end=end)
+        self.sent_end = self.sent_end or end
+
+    async def end_with(self, trailers: Headers) -> None:
+        """Send trailers, behind everything sent before; they end the stream."""
+        async with self._lock:
+            self.server.send_headers(self.id, trailers, end=True)
+            self.sent_end = True
 
     async def reply(self, message: bytes, status: int = 200) -> None:
         """Send headers, one message and the end."""
@@ -91,6 +101,17 @@ class ServerStream(Stream):
 
 
 Handler = Callable[[ServerStream], Awaitable[None]]
+Finish = Callable[[ServerStream, MeshError | None, int], Awaitable[None]]
+"""Ends an answer in the way of its protocol: the error, if there is one, and the HTTP status that suits it."""
+
+
+async def finish_native(stream: ServerStream, error: MeshError | None, status: int) -> None:
+    """An error is the body of an answer of its own; an answer that has begun is left to be reset."""
+    if error is None:
+        if not stream.sent_end:
+            await stream.send(b"", end=True)
+    elif stream.error is None and not stream.answered:
+        await stream.reply(encode(ErrorBody(error.code, str(error), error.retryable)), status)
 
 
 class ServerConnection(Connection):
@@ -139,20 +160,10 @@ class ServerConnection(Connection):
 
     async def _run(self, stream: ServerStream) -> None:
         try:
-            handler = self._server.routes.get(stream.path)
-            if stream.headers.get(":method") != "POST" or handler is None:
-                await self._refuse(stream, ProtocolError(f"no such call: {stream.path[:100]}"), 404)
-            elif self._server.draining:
-                await self._refuse(stream, Unavailable("the server is shutting down"), 503)
-            else:
-                await handler(stream)
-                if not stream.sent_end:
-                    await stream.send(b"", end=True)
-        except MeshError as exc:
-            await self._refuse(stream, exc, status_of(exc))
-        except Exception:
-            log.exception("BUG: the handler of %s failed", stream.path)
-            await self._refuse(stream, MeshError("internal error"), 500)
+            error, status = await self._answer(stream)
+            finish = self._server.finish(stream.headers.get("content-type", ""))
+            with contextlib.suppress(MeshError):
+                await finish(stream, error, status)
         finally:
             ended = stream._ended  # noqa: SLF001 - the request was read to its end
             if stream.sent_end and ended:
@@ -162,19 +173,33 @@ class ServerConnection(Connection):
             if not self.streams:
                 self.idle_since = self._loop.time()
 
-    async def _refuse(self, stream: ServerStream, error: MeshError, status: int) -> None:
-        if stream.error is not None or stream.answered:
-            return
-        body = ErrorBody(error.code, str(error), error.retryable)
-        with contextlib.suppress(MeshError):
-            await stream.reply(encode(body), status)
+    async def _answer(self, stream: ServerStream) -> tuple[MeshError | None, int]:
+        """Run the handler; returns what went wrong and the HTTP status for it."""
+        handler = self._server.routes.get(stream.path)
+        if stream.headers.get(":method") != "POST" or handler is None:
+            return ProtocolError(f"no such call: {stream.path[:100]}"), 404
+        if self._server.draining:
+            return Unavailable("the server is shutting down"), 503
+        try:
+            await handler(stream)
+        except MeshError as exc:
+            return exc, status_of(exc)
+        except Exception:
+            log.exception("BUG: the handler of %s failed", stream.path)
+            return MeshError("internal error"), 500
+        return None, 200
 
 
 class Server:
-    """A listening socket, its connections and its routes."""
+    """A listening socket, its connections and its routes. `finishers` end the answers to requests of a content-type."""
 
     def __init__(
-        self, routes: Mapping[str, Handler], *, limits: Limits = DEFAULT_LIMITS, max_connections: int = 10_000
+        self,
+        routes: Mapping[str, Handler],
+        *,
+        limits: Limits = DEFAULT_LIMITS,
+        max_connections: int = 10_000,
+        finishers: Iterable[tuple[Callable[[str], bool], Finish]] = (),
     ) -> None:
         self.routes = routes
         self.limits = limits
@@ -182,7 +207,12 @@ class Server:
         self.connections: set[ServerConnection] = set()
         self.draining = False
         self.port = 0
+        self._finishers = tuple(finishers)
         self._server: asyncio.Server | None = None
+
+    def finish(self, content_type: str) -> Finish:
+        """How answers to requests of this content-type end."""
+        return next((finish for speaks, finish in self._finishers if speaks(content_type)), finish_native)
 
     async def start(self, host: str, port: int, tls: ssl.SSLContext) -> None:
         """Listen; raises Unavailable if the address cannot be bound."""
