@@ -6,80 +6,168 @@ import asyncio
 import logging
 import ssl
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
+
+import msgspec
 
 from istiod import ca, hostaddresses
-from istiod.admin import AdminServer, Answer, json, text
-from istiod.auth import Authenticator, Authorizer, TokenKey
+from istiod.adapters import StorePods
+from istiod.admin import AdminServer, Answer, Request, text
+from istiod.auth import Authenticator, Authorizer, BootstrapTokens, KubernetesTokens, TokenKey, TokenMethod
+from istiod.ca.distribution import Distributor, Selects
+from istiod.cluster import Cluster
 from istiod.config import Settings
+from istiod.debug import Debug
+from istiod.discovery import Discovery
+from istiod.duties import Duties
+from istiod.intake import Intake
+from istiod.kube.lease import LeaderElection
+from istiod.kube.reflector import Reflector
 from istiod.metrics import Metrics
-from istiod.objects import Pod
-from istiod.push import Published, Pusher
+from istiod.monitoring import MetricsPage, version_page
+from istiod.objects import Namespace
+from istiod.proxy import Proxy
+from istiod.push import Published, Pusher, update_type
 from istiod.serve import Service
-from istiod.sources import Applied, Store
+from istiod.sources import DirectorySource, KubernetesSource, Source
+from istiod.status import DirectoryStatus
+from istiod.store import Change, Store
 from istiod.translate.common import MeshConfig
-from istiod.translate.mesh import Translator
+from istiod.translate.graph import Diff
+from istiod.translate.mesh import INDEXES, Translator
 from meshcore.manifests import ManifestDirectory, ManifestError, write_atomic
 from meshcore.model import ADDRESS_TYPE, AUTHORIZATION_TYPE
-from meshcore.stream.tls import load_identity, server_context
+from meshcore.stream.tls import ServerContext, server_context
 
 log = logging.getLogger("istiod")
 
 SERVICE_NAMES: Final = ("istiod.istio-system.svc", "istiod.istio-system.svc.cluster.local", "istiod", "localhost")
 ROOT_FILE: Final = "root-cert.pem"
+MOUNTED_CA: Final = "/etc/cacerts"
+"""Where a pod of istiod finds the Secret `cacerts`, if the cluster has one."""
+CLUSTER_DRAIN_S: Final = 5.0
+"""How long kube-proxies may take to hear that this istiod is not ready."""
+
+
+async def open_istiod(settings: Settings) -> Istiod:
+    """An istiod over the directory, or over the cluster, that `settings` name. Raises a MeshError with the cause."""
+    if settings.config_dir:
+        return local_istiod(settings)
+    cluster = await Cluster.open(settings)
+    try:
+        settings = _with_mounted_ca(cluster.settings)
+        mounted = settings.ca_dir is not None
+        authority = _local_authority(settings) if mounted else await cluster.authority(_lifetimes(settings))
+    except BaseException:
+        await cluster.close()
+        raise
+    return Istiod(settings, authority, cluster)
+
+
+def local_istiod(settings: Settings) -> Istiod:
+    """An istiod over a directory."""
+    return Istiod(settings, _local_authority(settings))
 
 
 class Istiod:
-    """The control plane over a directory. `start`, then `run` until `stop` is set; `close` in any case."""
+    """The control plane. `start`, then `run` until `stop` is set; `close` in any case."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, authority: ca.CertificateAuthority, cluster: Cluster | None = None) -> None:
         self.settings = settings
+        self.authority = authority
         self.metrics = Metrics()
-        self.store = Store()
+        self.store = Store(INDEXES, revision=settings.revision)
+        self.intake = Intake(self.store)
         self.published = Published()
+        self.mesh = MeshConfig(
+            settings.cluster_id,
+            settings.cluster_domain,
+            settings.trust_domain,
+            settings.root_namespace,
+            trust_domain_aliases=settings.trust_domain_aliases,
+            dry_run_policies=settings.dry_run_policies,
+            allow_waypoints=settings.allow_waypoints,
+        )
+        self.translator: Translator | None = None
+        self._cluster = cluster
         self._begun = time.monotonic()
         self._synced = False
+        self._draining = False
+        self._hurried = asyncio.Event()
         self._said: frozenset[ManifestError] = frozenset()
-        Path(settings.state_dir).mkdir(parents=True, exist_ok=True)
-        self.authority = self._authority()
-        write_atomic(Path(settings.state_dir) / ROOT_FILE, self.authority.root_pem.encode())
-        self.mesh = MeshConfig(
-            settings.cluster_id, settings.cluster_domain, settings.trust_domain, settings.root_namespace
+        self._tls: ServerContext | None = None
+        self._pending: list[Change] = []
+        self._discovery = Discovery(self.store, settings.root_namespace, settings.exclude_namespaces)
+        self._source = self._make_source()
+        self.duties = self._make_duties()
+        pods = StorePods(self.store)
+        authenticator = Authenticator(
+            settings.trust_domain,
+            settings.trusted_node_accounts,
+            self._token_methods(pods),
+            aliases=settings.trust_domain_aliases,
         )
-        tokens = TokenKey.load(settings.state_dir)
-        authenticator = Authenticator(tokens, settings.trust_domain, settings.trusted_node_accounts)
-        authorizer = Authorizer(self.store.of("Pod", Pod), authenticator, settings.trust_domain)
+        authorizer = Authorizer({"": pods}, authenticator, settings.trust_domain)
         self.service = Service(self.authority, authenticator, authorizer, self.published, self.metrics)
-        self._pusher = Pusher(
+        self.pusher = Pusher(
             self.published,
             self._compute,
             self.metrics,
             after=settings.debounce_after,
             longest=settings.debounce_max,
         )
-        self._source = ManifestDirectory(settings.config_dir, settings.status_dir)
-        routes = {"/ready": self._ready}
-        debug = {"/debug/config_dump": self._config_dump, "/debug/syncz": self._syncz}
-        self.http = AdminServer(routes, debug)
-        self.monitoring = AdminServer({"/metrics": self._metrics_page})
-        self._tls: ssl.SSLContext | None = None
+        debug = Debug(self).routes()
+        self.http = AdminServer({"/ready": self._ready}, debug)
+        self.monitoring = AdminServer({"/metrics": MetricsPage(self), "/version": version_page}, debug)
+        self._publish_ca(self.authority.current)
+
+    @property
+    def election(self) -> LeaderElection | None:
+        """Who writes in a cluster; over a directory there is no election."""
+        return self._cluster.election if self._cluster is not None else None
+
+    @property
+    def proxies(self) -> Mapping[int, Proxy]:
+        """Those that are connected, by number."""
+        return self.service.proxies
+
+    @property
+    def reflectors(self) -> Sequence[Reflector]:
+        """What reads the API server; none over a directory."""
+        return self._source.reflectors if isinstance(self._source, KubernetesSource) else ()
+
+    @property
+    def uptime(self) -> float:
+        """Seconds."""
+        return time.monotonic() - self._begun
+
+    @property
+    def waiting_for(self) -> str:
+        """Why istiod is not ready; empty when it is."""
+        if self._draining:
+            return "shutting down"
+        if self._synced:
+            return ""
+        missing = ", ".join(one.resource.plural for one in self.reflectors if not one.synced.is_set())
+        return f"waiting for the first list of {missing}" if missing else "starting"
 
     async def start(self) -> None:
-        """Read the directory once, publish, listen. Raises a MeshError with the cause if something cannot be used."""
+        """Read everything once, publish, listen. Raises a MeshError with the cause if something cannot be used."""
         settings = self.settings
-        self._take(self.store.apply(await asyncio.to_thread(self._source.scan)), ())
-        self._pusher.push()
-        chain, key = self.authority.serving(self._names())
-        self._tls = server_context(self.authority.root_pem, chain, key)
-        await self.service.server.start(settings.address, settings.port, self._tls)
         if settings.http_port:
             await self.http.start(settings.address, settings.http_port)
         if settings.monitoring_port:
             await self.monitoring.start(settings.address, settings.monitoring_port)
+        await self._source.start()
+        self.pusher.push()
+        self._tls = ServerContext(self._context(), self.authority.current.revoked)
+        self.authority.on_change(self._publish_ca)
+        await self.service.server.start(settings.address, settings.port, self._tls)
         self._synced = True
         log.info(
             "serving on %s:%d: %d objects, %d addresses, %d policies",
@@ -91,31 +179,119 @@ class Istiod:
         )
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Follow the directory, push, renew the serving certificate, until `stop` is set."""
+        """Follow the source, push, renew certificates, and write if elected, until `stop` is set; then hand over."""
+        ended = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._follow(stop))
-            tasks.create_task(self._pusher.run(stop))
-            tasks.create_task(self._renew(stop))
+            tasks.create_task(self._source.run(ended))
+            tasks.create_task(self.pusher.run(ended))
+            tasks.create_task(self._renew(ended))
+            tasks.create_task(self.authority.run(ended))
+            if self.duties is not None:
+                tasks.create_task(self._lead(self.duties, stop))
+            await stop.wait()
+            await self._hand_over()
+            ended.set()
+
+    def hurry(self) -> None:
+        """Hand over without waiting: somebody asked to stop a second time."""
+        self._hurried.set()
 
     async def close(self) -> None:
         """Not ready any more, subscriptions ended in order, running requests finished, everything closed."""
+        self._draining = True
         self._synced = False
+        self.hurry()
         await self.service.stop(self.settings.shutdown)
         await self.http.stop()
         await self.monitoring.stop()
+        await self._source.close()
+        if self._cluster is not None:
+            await self._cluster.close()
 
-    def _authority(self) -> ca.Authority:
+    async def _hand_over(self) -> None:
+        """Stop being ready, let that become known, then send the proxies to the istiods that stay. Until a proxy has
+        gone it is told of every change.
+        """
+        self._draining = True
+        drain = self.settings.drain
+        if drain is None:
+            drain = CLUSTER_DRAIN_S if self._cluster is not None else 0.0
+        if not self.service.proxies:
+            return
+        log.info("shutting down: %d proxies, to be handed over in %g s", len(self.service.proxies), drain)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(drain):
+                await self._hurried.wait()
+        await self.service.hand_over(0.0 if self._hurried.is_set() else self.settings.handover)
+
+    def _make_source(self) -> Source:
+        if self._cluster is not None:
+            return KubernetesSource(self._cluster.client, self.intake, self._took)
+        directory = ManifestDirectory(self.settings.config_dir, self.settings.status_dir)
+        return DirectorySource(directory, self.intake, self._took)
+
+    def _make_duties(self) -> Duties | None:
         settings = self.settings
-        default, longest = timedelta(seconds=settings.default_cert_ttl), timedelta(seconds=settings.max_cert_ttl)
-        if settings.ca_dir is not None:
-            authority = ca.plugged_in(settings.ca_dir, default, longest)
-        else:
-            ttl = timedelta(seconds=settings.ca_cert_ttl)
-            authority = ca.self_signed(settings.state_dir, settings.trust_domain, ttl, default, longest)
-        self.metrics.set("citadel_server_root_cert_expiry_timestamp", authority.root_expiry.timestamp())
-        chain_end = authority.certificate.not_valid_after_utc.timestamp()
-        self.metrics.set("citadel_server_cert_chain_expiry_timestamp", chain_end)
-        return authority
+        if not settings.write_status:
+            return None
+        if self._cluster is not None:
+            distributor = Distributor(
+                self._cluster.config_maps,
+                self._namespaces,
+                lambda: self.authority.current,
+                selects=self._selects,
+            )
+            return Duties(
+                self.store,
+                self.intake,
+                self._cluster.status,
+                self.metrics,
+                distributor=distributor,
+                auto_allocate=settings.auto_allocate,
+            )
+        if settings.status_dir is None:
+            return None
+        writer = DirectoryStatus(settings.status_dir)
+        return Duties(self.store, self.intake, writer, self.metrics, auto_allocate=settings.auto_allocate)
+
+    def _token_methods(self, pods: StorePods) -> tuple[TokenMethod, ...]:
+        settings = self.settings
+        if self._cluster is None:
+            return (BootstrapTokens(TokenKey.load(settings.state_dir), settings.trust_domain),)
+        return (
+            KubernetesTokens(
+                {"": self._cluster.reviewer},
+                {"": pods},
+                trust_domain=settings.trust_domain,
+                cluster_id=settings.cluster_id,
+                audiences=settings.token_audiences,
+            ),
+        )
+
+    async def _lead(self, duties: Duties, stop: asyncio.Event) -> None:
+        if self._cluster is None:
+            await duties.run(stop)
+            return
+
+        async def started() -> None:
+            await duties.run(stop)
+
+        async def stopped() -> None:
+            pass
+
+        await self._cluster.election.run(stop, started, stopped)
+
+    def _namespaces(self) -> Mapping[str, Mapping[str, str]]:
+        """Labels by name; a namespace that is on its way out takes nothing any more."""
+        return {
+            name: value.metadata.labels
+            for (_, name), value in self.store.of(Namespace).items()
+            if not value.metadata.deletion_timestamp
+        }
+
+    def _selects(self) -> Selects | None:
+        """The discovery selectors, as they are asked about the labels of a namespace."""
+        return self._discovery.labels_selected if self._discovery.selective else None
 
     def _names(self) -> list[str]:
         address = self.settings.address
@@ -127,66 +303,88 @@ class Istiod:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self.settings.default_cert_ttl / 2):
                     await stop.wait()
-            if not stop.is_set() and self._tls is not None:
-                chain, key = self.authority.serving(self._names())
-                load_identity(self._tls, chain, key)
-                log.info("serving certificate renewed")
+            if not stop.is_set():
+                self._serve_anew()
 
-    async def _follow(self, stop: asyncio.Event) -> None:
-        async for scan in self._source.watch(stop):
-            applied = self.store.apply(scan)
-            self._take(applied, scan.errors)
-            if applied.changed:
-                self._pusher.trigger({kind for kind, _, _ in applied.changed})
+    def _serve_anew(self) -> None:
+        """A new serving certificate, and the trust bundle and revocations of the moment, for new connections."""
+        if self._tls is not None:
+            self._tls.use(self._context(), self.authority.current.revoked)
+            log.info("serving certificate renewed")
 
-    def _take(self, applied: Applied, errors: tuple[ManifestError, ...]) -> None:
-        """Say what is newly wrong, once, and what is right again."""
-        self.metrics.add("pilot_inbound_updates", len(applied.changed))
-        now = frozenset((*errors, *applied.errors, *applied.warnings))
-        failures = {*errors, *applied.errors}
+    def _context(self) -> ssl.SSLContext:
+        chain, key = self.authority.serving(self._names())
+        return server_context(self.authority.current.root_pem, chain, key)
+
+    def _publish_ca(self, authority: ca.Authority) -> None:
+        self._serve_anew()
+        if self.settings.state_dir:
+            write_atomic(Path(self.settings.state_dir) / ROOT_FILE, authority.root_pem.encode())
+        if self.duties is not None and self.duties.distributor is not None:
+            self.duties.distributor.trigger()
+
+    def _took(self, changes: list[Change], errors: tuple[ManifestError, ...]) -> None:
+        """Keep changes for the next push; say what is newly wrong, once, and what is right again."""
+        changes += self._discovery.follow(changes)
+        self._pending += changes
+        for update, number in Counter(map(update_type, changes)).items():
+            self.metrics.add("pilot_inbound_updates", number, type=update)
+        self.metrics.add("galley_validation_passed", len(changes))
+        if self.intake.touched or errors or self._said:
+            self._tell(errors)
+        if self.duties is not None and self.intake.touched:
+            self.duties.findings()
+        self.intake.touched.clear()
+        if changes and self._synced:
+            self.pusher.trigger({change.key[0] for change in changes})
+
+    def _tell(self, errors: tuple[ManifestError, ...]) -> None:
+        failures = {*errors, *self.intake.errors()}
+        now = frozenset((*failures, *self.intake.warnings()))
         for problem in sorted(now - self._said, key=lambda p: (p.file, p.line)):
             log.log(logging.ERROR if problem in failures else logging.WARNING, "%s", problem)
-        for file in sorted({p.file for p in self._said} - {p.file for p in now}):
-            log.info("%s: in order again", file)
+        for place in sorted({p.file or p.object for p in self._said} - {p.file or p.object for p in now}):
+            log.info("%s: in order again", place)
         self.metrics.add("galley_validation_failed", len(failures - self._said))
-        self.metrics.add("galley_validation_passed", len(applied.changed))
         self.metrics.set("pilot_total_rejected_configs", len(failures))
         self._said = now
 
-    def _compute(self) -> Mapping[str, Mapping[str, Any]]:
-        resources = Translator(self.store, self.mesh).translate()
-        self.metrics.set("pilot_services", sum(a.service is not None for a in resources.addresses.values()))
-        return {ADDRESS_TYPE: resources.addresses, AUTHORIZATION_TYPE: resources.authorizations}
+    def _compute(self) -> list[Diff]:
+        changes, self._pending = self._pending, []
+        if self.translator is None:
+            self.translator = Translator(self.store, self.mesh)
+            held = self.translator.graph.outputs
+            diffs = [Diff(output, dict(resources)) for output, resources in held.items()]
+        else:
+            diffs = self.translator.apply(changes)
+        if self.duties is not None:
+            self.duties.changed(changes, diffs)
+        return diffs
 
-    def _ready(self) -> Answer:
-        return text("ready\n") if self._synced else text("not ready\n", 503)
+    def _ready(self, request: Request) -> Answer:
+        del request
+        why = self.waiting_for
+        return text(f"not ready: {why}\n", 503) if why else text("ready\n")
 
-    def _metrics_page(self) -> Answer:
-        self.metrics.set("istiod_uptime_seconds", time.monotonic() - self._begun)
-        return Answer(200, self.metrics.render().encode(), "text/plain; version=0.0.4; charset=utf-8")
 
-    def _config_dump(self) -> Answer:
-        return json({url: dict(self.published.objects(url)) for url in self.published.resources})
+def _with_mounted_ca(settings: Settings) -> Settings:
+    if settings.ca_dir is None and Path(MOUNTED_CA).is_dir():
+        return msgspec.structs.replace(settings, ca_dir=MOUNTED_CA)
+    return settings
 
-    def _syncz(self) -> Answer:
-        return json(
-            [
-                {
-                    "proxy": proxy.node.id if proxy.node is not None else "",
-                    "address": proxy.address,
-                    "identity": str(proxy.caller.identity),
-                    "node": proxy.caller.node,
-                    "since": proxy.since,
-                    "types": {
-                        url: {
-                            "sent": state.sent,
-                            "held": len(state.held),
-                            "synced": not (state.waiting or state.behind),
-                            "rejected": state.rejected,
-                        }
-                        for url, state in proxy.types.items()
-                    },
-                }
-                for proxy in self.service.proxies.values()
-            ]
-        )
+
+def _lifetimes(settings: Settings) -> ca.Lifetimes:
+    return ca.Lifetimes(timedelta(seconds=settings.default_cert_ttl), timedelta(seconds=settings.max_cert_ttl))
+
+
+def _local_authority(settings: Settings) -> ca.CertificateAuthority:
+    """The CA of the mounted directory, else of the state directory."""
+    if settings.ca_dir is not None:
+        mounted = ca.PluggedIn(settings.ca_dir, multiroot=settings.multiroot)
+        return ca.CertificateAuthority(mounted, mounted.read(), _lifetimes(settings))
+    Path(settings.state_dir).mkdir(parents=True, exist_ok=True)
+    rules = ca.SelfSigned(
+        settings.trust_domain, timedelta(seconds=settings.ca_cert_ttl), settings.ca_cert_grace_percent / 100
+    )
+    own = ca.StateDirectory(settings.state_dir, rules, check_interval=settings.ca_check_interval)
+    return ca.CertificateAuthority(own, own.read(), _lifetimes(settings))

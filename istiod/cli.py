@@ -21,7 +21,17 @@ _EXIT_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--config-dir", metavar="DIR", help="Kubernetes YAML, several documents a file; watched.")
 @click.option("--state-dir", metavar="DIR", help="CA key and certificate; private to istiod, kept over restarts.")
-@click.option("--status-dir", metavar="DIR", help="Where node agents note which pods are enrolled.")
+@click.option("--status-dir", metavar="DIR", help="Where agents and istiod note the status of objects.")
+@click.option("--kubeconfig", metavar="FILE", help="KUBECONFIG: the API server to watch, when not run in a pod of it.")
+@click.option("--context", metavar="NAME", help="A context of the kubeconfig.  [default: its current one]")
+@click.option(
+    "--revision", metavar="NAME", help="REVISION: leave objects labelled for another one.  [default: default]"
+)
+@click.option(
+    "--exclude-namespace", "exclude_namespaces", multiple=True, metavar="NAME", help="Do not read it; repeatable."
+)
+@click.option("--kubernetes-api-qps", "api_qps", type=float, help="Requests a second to the API server.  [default: 80]")
+@click.option("--kubernetes-api-burst", "api_burst", type=int, help="Requests at once.  [default: 160]")
 @click.option(
     "--ca-dir", metavar="DIR", help="A CA of your own: ca-cert.pem, ca-key.pem, root-cert.pem, cert-chain.pem."
 )
@@ -37,13 +47,19 @@ _EXIT_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 )
 @click.pass_context
 def command(ctx: click.Context, /, log_level: str, **options: Any) -> None:
-    """Run the control plane over a directory of ordinary Kubernetes YAML.
+    """Run the control plane: over the Kubernetes API, or over a directory of the same YAML.
 
-    What is wrong in a file is printed as soon as the file is saved, with line and field; the last good version stays in
-    force. The root certificate that proxies need is exported to STATE_DIR/root-cert.pem.
+    In a pod it needs no option: the objects are those of the pod's cluster. Elsewhere --kubeconfig names a cluster, or
+    --config-dir a directory, which is watched.
+
+    What is wrong in an object is logged as soon as it is read, for a file with its line and field; the last good
+    version stays in force. Over a directory, the root certificate that proxies need is exported to
+    STATE_DIR/root-cert.pem; in a cluster every namespace gets it as the ConfigMap istio-ca-root-cert.
 
     \b
     Examples:
+      ambient istiod
+      ambient istiod --kubeconfig ~/.kube/config --context staging
       ambient istiod --config-dir ./mesh --state-dir /var/lib/ambient/istiod
       ambient istiod --config-dir ./mesh --state-dir ./state --address 10.0.0.1 --san istiod.example
       ambient istiod token --state-dir ./state --node node-1 > node-1.token
@@ -51,9 +67,6 @@ def command(ctx: click.Context, /, log_level: str, **options: Any) -> None:
     if ctx.invoked_subcommand is not None:
         ctx.obj = options
         return
-    for name in ("config_dir", "state_dir"):
-        if not options[name]:
-            raise click.UsageError(f"Missing option '--{name.replace('_', '-')}'.")
     settings = config.load(options)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
@@ -97,14 +110,22 @@ def token(ctx: click.Context, state_dir: str | None, node: str, namespace: str, 
 
 
 async def serve(settings: config.Settings) -> None:
-    """Run until SIGTERM or SIGINT."""
-    from istiod.app import Istiod
+    """Run until SIGTERM or SIGINT; a second one ends the handing over of proxies."""
+    from istiod.app import open_istiod
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in _EXIT_SIGNALS:
         loop.add_signal_handler(number, stop.set)
-    istiod = Istiod(settings)
+    istiod = await open_istiod(settings)
+
+    def asked() -> None:
+        if stop.is_set():
+            istiod.hurry()
+        stop.set()
+
+    for number in _EXIT_SIGNALS:
+        loop.add_signal_handler(number, asked)
     try:
         await istiod.start()
         await istiod.run(stop)

@@ -19,17 +19,51 @@ Seconds = Annotated[float, msgspec.Meta(ge=0)]
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Names of environment variables, and defaults, are upstream's where upstream has one. Times are seconds."""
 
-    config_dir: str
-    """Kubernetes YAML, watched."""
+    config_dir: str = ""
+    """Kubernetes YAML, watched. Empty: the objects are those of a Kubernetes API server."""
 
-    state_dir: str
-    """CA key and certificate, key of the bootstrap tokens. Private to istiod."""
+    state_dir: str = ""
+    """CA key and certificate, key of the bootstrap tokens. Private to istiod. Not used with Kubernetes."""
+
+    kubeconfig: str = ""
+    """Where the API server is; empty: the service account of the pod. Env KUBECONFIG."""
+
+    context: str = ""
+    """A context of the kubeconfig; empty: its current one."""
+
+    api_qps: Annotated[float, msgspec.Meta(gt=0)] = 80.0
+    """Requests a second to the API server (--kubernetesApiQPS)."""
+
+    api_burst: Annotated[int, msgspec.Meta(ge=1)] = 160
+    """Requests at once to the API server (--kubernetesApiBurst)."""
+
+    revision: str = "default"
+    """Objects with the label istio.io/rev of another revision are left alone. Env REVISION."""
+
+    exclude_namespaces: tuple[str, ...] = ()
+    """Namespaces that are not read at all."""
+
+    auto_allocate: bool = True
+    """Give ServiceEntries without addresses virtual ones. Env PILOT_ENABLE_IP_AUTOALLOCATE."""
+
+    write_status: bool = True
+    """Write status conditions. Env AMBIENT_ENABLE_STATUS."""
+
+    dry_run_policies: bool = False
+    """Send dry-run policies to ztunnel. Env AMBIENT_ENABLE_DRY_RUN_AUTHORIZATION_POLICY."""
+
+    allow_waypoints: bool = False
+    """Policies let the identity of a workload's waypoint in. Env PILOT_AUTO_ALLOW_WAYPOINT_POLICY."""
 
     status_dir: str | None = None
     """Where agents note what they did to a pod."""
 
     ca_dir: str | None = None
-    """A plugged-in CA: ca-cert.pem, ca-key.pem, root-cert.pem, cert-chain.pem. Env ROOT_CA_DIR."""
+    """A plugged-in CA: ca-cert.pem, ca-key.pem, root-cert.pem, cert-chain.pem, ca-crl.pem, or cert-manager's names.
+    Watched. Env ROOT_CA_DIR."""
+
+    multiroot: bool = False
+    """A plugged-in CA may change its roots while istiod runs, one after the other. Env ISTIO_MULTIROOT_MESH."""
 
     address: str = "0.0.0.0"
     """Address of port 15012; when it is one address, it also stands in the serving certificate."""
@@ -48,6 +82,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     trust_domain: str = DEFAULT_TRUST_DOMAIN
     """Env TRUST_DOMAIN."""
+
+    trust_domain_aliases: tuple[str, ...] = ()
+    """Callers of these trust domains are accepted, as if of the local one. Env TRUST_DOMAIN_ALIASES, with commas."""
+
+    token_audiences: tuple[str, ...] = ("istio-ca",)
+    """What a Kubernetes token must have been made for. Env TOKEN_AUDIENCES, separated by commas."""
 
     cluster_id: str = "Kubernetes"
     """Env CLUSTER_ID."""
@@ -76,13 +116,40 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ca_cert_ttl: Annotated[float, msgspec.Meta(ge=3600)] = 3650 * 24 * 3600.0
     """Env CITADEL_SELF_SIGNED_CA_CERT_TTL."""
 
+    ca_cert_grace_percent: Annotated[float, msgspec.Meta(ge=1, le=99)] = 20
+    """A self-signed root with less of its life left is renewed, with the same key.
+    Env CITADEL_SELF_SIGNED_ROOT_CERT_GRACE_PERIOD_PERCENTILE."""
+
+    ca_check_interval: Annotated[float, msgspec.Meta(gt=0)] = 3600.0
+    """How often that is looked at. Env CITADEL_SELF_SIGNED_ROOT_CERT_CHECK_INTERVAL."""
+
+    ca_in_cacerts: bool = False
+    """A self-signed CA in Kubernetes is kept in the Secret cacerts. Env USE_CACERTS_FOR_SELF_SIGNED_CA."""
+
+    drain: Seconds | None = None
+    """How long istiod serves on after it stopped being ready, so that this becomes known. Default: 5 s with Kubernetes,
+    none with a directory. Env ISTIOD_DRAIN_DURATION."""
+
+    handover: Seconds = 5.0
+    """Over how long the streams of proxies are ended, so that another istiod is not stormed.
+    Env ISTIOD_HANDOVER_DURATION."""
+
     shutdown: Seconds = 10.0
     """How long running requests may take at the end."""
 
 
 _ENVIRONMENT: Final = {
     "ROOT_CA_DIR": "ca_dir",
+    "ISTIO_MULTIROOT_MESH": "multiroot",
+    "KUBECONFIG": "kubeconfig",
+    "REVISION": "revision",
+    "PILOT_ENABLE_IP_AUTOALLOCATE": "auto_allocate",
+    "AMBIENT_ENABLE_STATUS": "write_status",
+    "AMBIENT_ENABLE_DRY_RUN_AUTHORIZATION_POLICY": "dry_run_policies",
+    "PILOT_AUTO_ALLOW_WAYPOINT_POLICY": "allow_waypoints",
     "TRUST_DOMAIN": "trust_domain",
+    "TRUST_DOMAIN_ALIASES": "trust_domain_aliases",
+    "TOKEN_AUDIENCES": "token_audiences",
     "CLUSTER_ID": "cluster_id",
     "CLUSTER_DOMAIN": "cluster_domain",
     "POD_NAMESPACE": "root_namespace",
@@ -92,8 +159,24 @@ _ENVIRONMENT: Final = {
     "DEFAULT_WORKLOAD_CERT_TTL": "default_cert_ttl",
     "MAX_WORKLOAD_CERT_TTL": "max_cert_ttl",
     "CITADEL_SELF_SIGNED_CA_CERT_TTL": "ca_cert_ttl",
+    "CITADEL_SELF_SIGNED_ROOT_CERT_GRACE_PERIOD_PERCENTILE": "ca_cert_grace_percent",
+    "CITADEL_SELF_SIGNED_ROOT_CERT_CHECK_INTERVAL": "ca_check_interval",
+    "USE_CACERTS_FOR_SELF_SIGNED_CA": "ca_in_cacerts",
+    "ISTIOD_DRAIN_DURATION": "drain",
+    "ISTIOD_HANDOVER_DURATION": "handover",
 }
-_TIMES: Final = {"debounce_after", "debounce_max", "default_cert_ttl", "max_cert_ttl", "ca_cert_ttl", "shutdown"}
+_TIMES: Final = {
+    "debounce_after",
+    "debounce_max",
+    "default_cert_ttl",
+    "max_cert_ttl",
+    "ca_cert_ttl",
+    "ca_check_interval",
+    "drain",
+    "handover",
+    "shutdown",
+}
+_LISTS: Final = ("trusted_node_accounts", "trust_domain_aliases", "token_audiences")
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
 
@@ -120,15 +203,16 @@ def load(options: Mapping[str, Any], environment: Mapping[str, str] | None = Non
     for field in _TIMES & values.keys():
         if isinstance(values[field], str):
             values[field] = duration(values[field], origin[field])
-    accounts = values.get("trusted_node_accounts")
-    if isinstance(accounts, str):
-        values["trusted_node_accounts"] = tuple(part.strip() for part in accounts.split(",") if part.strip())
+    for field in _LISTS:
+        if isinstance(text := values.get(field), str):
+            values[field] = tuple(part.strip() for part in text.split(",") if part.strip())
     try:
-        settings = msgspec.convert(values, Settings)
+        settings = msgspec.convert(values, Settings, strict=False)
     except msgspec.ValidationError as exc:
         text = str(exc)
         field = text.partition("$.")[2].rstrip("`").partition("[")[0]
         raise ConfigError(f"{origin.get(field, field)}: {text.partition(' - at')[0]}") from None
+    _check_source(settings)
     for account in settings.trusted_node_accounts:
         if account.count("/") != 1 or account.startswith("/") or account.endswith("/"):
             where = origin.get("trusted_node_accounts", "trusted_node_accounts")
@@ -136,3 +220,16 @@ def load(options: Mapping[str, Any], environment: Mapping[str, str] | None = Non
     if settings.default_cert_ttl > settings.max_cert_ttl:
         raise ConfigError("DEFAULT_WORKLOAD_CERT_TTL is longer than MAX_WORKLOAD_CERT_TTL")
     return settings
+
+
+def _check_source(settings: Settings) -> None:
+    """A directory, or a cluster: never both, and never by accident."""
+    if settings.config_dir:
+        if not settings.state_dir:
+            raise ConfigError("--state-dir: missing; over a directory istiod keeps its CA key there")
+        return
+    for name, value in (("--status-dir", settings.status_dir), ("--state-dir", settings.state_dir)):
+        if value:
+            raise ConfigError(f"{name}: goes with --config-dir only; a cluster keeps statuses and keys itself")
+    if settings.context and not settings.kubeconfig:
+        raise ConfigError("--context: goes with --kubeconfig only")

@@ -1,89 +1,117 @@
-"""Sources of objects and the store of their last good versions."""
+"""Where objects come from: a directory of YAML, or a Kubernetes API server. Both feed one intake."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, NamedTuple, TypeVar
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
 
-import msgspec
+from istiod.intake import Intake
+from istiod.kube.changes import RawChange
+from istiod.kube.client import KubeClient
+from istiod.kube.reflector import Reflector
+from istiod.resources import RESOURCES, Resource
+from istiod.store import Change
+from meshcore.manifests import ManifestDirectory, ManifestError
 
-from istiod import objects
-from istiod.validate import Problem, check
-from meshcore.manifests import Key, Manifest, ManifestError, Scan
+log = logging.getLogger("istiod.sources")
 
-T = TypeVar("T")
+OnChanges = Callable[[list[Change], tuple[ManifestError, ...]], None]
+"""Told after the store has taken a batch: what changed, and what is wrong with the files as a whole."""
 
-
-class Applied(NamedTuple):
-    """What one batch did: keys whose typed object changed, and what is wrong now with any object in the store."""
-
-    changed: frozenset[Key]
-    errors: tuple[ManifestError, ...]
-    warnings: tuple[ManifestError, ...]
-
-
-class Store:
-    """Typed objects by kind. An object with an error keeps its last good version until it is fixed or removed."""
-
-    def __init__(self) -> None:
-        self._kinds: dict[str, dict[tuple[str, str], Any]] = {kind: {} for kind in objects.KINDS}
-        self._errors: dict[Key, tuple[ManifestError, ...]] = {}
-        self._warnings: dict[Key, tuple[ManifestError, ...]] = {}
-
-    def of(self, kind: str, python_type: type[T]) -> dict[tuple[str, str], T]:
-        """All objects of a kind by (namespace, name); read-only for the caller."""
-        del python_type
-        return self._kinds[kind]
-
-    @property
-    def size(self) -> int:
-        return sum(len(kind) for kind in self._kinds.values())
-
-    def apply(self, scan: Scan) -> Applied:
-        """Take over what a reading changed."""
-        changed = self._put(scan.objects[key] for key in sorted(scan.changed))
-        for key in scan.removed:
-            self._errors.pop(key, None)
-            self._warnings.pop(key, None)
-            held = self._kinds.get(key[0])
-            if held is not None and held.pop(key[1:], None) is not None:
-                changed.add(key)
-        errors = tuple(e for _, es in sorted(self._errors.items()) for e in es)
-        warnings = tuple(w for _, ws in sorted(self._warnings.items()) for w in ws)
-        return Applied(frozenset(changed), errors, warnings)
-
-    def _put(self, manifests: Iterable[Manifest]) -> set[Key]:
-        changed: set[Key] = set()
-        for manifest in manifests:
-            checked = check(manifest.kind, manifest.api_version, manifest.obj)
-            if checked is None:
-                continue
-            key = manifest.key
-            self._errors.pop(key, None)
-            self._warnings.pop(key, None)
-            held = self._kinds[key[0]]
-            errors = [p for p in checked.problems if not p.warning]
-            warnings = [p for p in checked.problems if p.warning]
-            if errors:
-                stays = "; the previous version stays in force" if key[1:] in held else ""
-                self._errors[key] = tuple(_located(manifest, p, stays) for p in errors)
-                continue
-            if warnings:
-                self._warnings[key] = tuple(_located(manifest, p) for p in warnings)
-            value = _with_namespace(checked.value, manifest.namespace)
-            if held.get(key[1:]) != value:
-                held[key[1:]] = value
-                changed.add(key)
-        return changed
+SLOW_S: Final = 10.0
+"""After this long the log says which kinds the start is waiting for, and says it again."""
+SELECTORS: Final = {"Secret": "type!=helm.sh/release.v1,type!=kubernetes.io/service-account-token"}
+"""What is left out at the server: Secrets that are large, many, or none of our business."""
 
 
-def _with_namespace(value: Any, namespace: str) -> Any:
-    """An object without a namespace is in `default`; later stages need not know."""
-    if value.metadata.namespace == namespace:
-        return value
-    meta = msgspec.structs.replace(value.metadata, namespace=namespace)
-    return msgspec.structs.replace(value, metadata=meta)
+class Source(Protocol):
+    """`start` returns when everything was read once; `run` follows until `stop` is set."""
+
+    async def start(self) -> None: ...
+
+    async def run(self, stop: asyncio.Event) -> None: ...
+
+    async def close(self) -> None: ...
 
 
-def _located(manifest: Manifest, problem: Problem, suffix: str = "") -> ManifestError:
-    return manifest.error(problem.path, problem.message + suffix)
+class DirectorySource:
+    """The YAML files of a directory, and of a second one with what agents note as status."""
+
+    def __init__(self, directory: ManifestDirectory, intake: Intake, on_changes: OnChanges) -> None:
+        self._directory = directory
+        self._intake = intake
+        self._on_changes = on_changes
+
+    async def start(self) -> None:
+        """Raises ConfigError if the directory cannot be read."""
+        scan = await asyncio.to_thread(self._directory.scan)
+        self._on_changes(self._intake.scan(scan), scan.errors)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        async for scan in self._directory.watch(stop):
+            self._on_changes(self._intake.scan(scan), scan.errors)
+
+    async def close(self) -> None:
+        pass
+
+
+class KubernetesSource:
+    """One reflector for each kind. The start waits for the first list of all of them, however long that takes."""
+
+    def __init__(
+        self, client: KubeClient, intake: Intake, on_changes: OnChanges, resources: Sequence[Resource] = RESOURCES
+    ) -> None:
+        self.reflectors = [
+            Reflector(client, resource, self._sink(resource), field_selector=SELECTORS.get(resource.kind, ""))
+            for resource in resources
+            if resource.used
+        ]
+        self._intake = intake
+        self._on_changes = on_changes
+        self._stop = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        self._tasks = [asyncio.create_task(reflector.run(self._stop)) for reflector in self.reflectors]
+        waiting = {asyncio.create_task(reflector.synced.wait()): reflector for reflector in self.reflectors}
+        try:
+            pending = set(waiting)
+            while pending:
+                _, pending = await asyncio.wait(pending, timeout=SLOW_S)
+                self._raise_failures()
+                if pending:
+                    missing = ", ".join(sorted(waiting[task].resource.plural for task in pending))
+                    causes = {waiting[task].stats.last_error for task in pending} - {""}
+                    log.warning(
+                        "waiting for the API server to list %s%s", missing, f": {'; '.join(causes)}" * bool(causes)
+                    )
+        finally:
+            for task in waiting:
+                task.cancel()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait((stopping, *self._tasks), return_when=asyncio.FIRST_COMPLETED)
+            self._raise_failures()
+        finally:
+            stopping.cancel()
+
+    async def close(self) -> None:
+        self._stop.set()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _sink(self, resource: Resource) -> Callable[[Sequence[RawChange]], None]:
+        def sink(batch: Sequence[RawChange]) -> None:
+            self._on_changes(self._intake.raw(resource, batch), ())
+
+        return sink
+
+    def _raise_failures(self) -> None:
+        for task in self._tasks:
+            if task.done() and not task.cancelled():
+                task.result()

@@ -40,6 +40,8 @@ _REVISIONED: Final = frozenset(
         "TCPRoute",
         "TLSRoute",
         "Telemetry",
+        "ListenerSet",
+        "BackendTLSPolicy",
     }
 )
 """Kinds of which each revision of the control plane has its own."""
@@ -90,15 +92,17 @@ class Store:
         return found
 
     def by_kind(self, kind: str) -> Mapping[ObjectKey, Any]:
-        """The same by the kind's name in the store."""
-        return self._kinds[kind]
+        """The same by the kind's name in the store; empty for a kind that is not kept."""
+        found: Mapping[ObjectKey, Any] = self._kinds.get(kind, _NOTHING)
+        return found
 
     def get(self, kind: type[T], namespace: str, name: str) -> T | None:
         return self.of(kind).get((namespace, name))
 
     def find(self, index: Index[T], bucket: Bucket) -> Mapping[ObjectKey, T]:
         """The objects in a bucket; a live view that the caller only reads."""
-        return self._buckets[index].get(bucket, _NOTHING)
+        found: Mapping[ObjectKey, T] = self._buckets[index].get(bucket, _NOTHING)
+        return found
 
     def buckets(self, index: Index[Any]) -> Iterable[Bucket]:
         """Every bucket that holds something."""

@@ -108,7 +108,7 @@ class ManifestError(msgspec.Struct, frozen=True, gc=False):
     message: str
 
     def __str__(self) -> str:
-        parts = (f"{self.file}:{self.line}", self.object, self.field, self.message)
+        parts = (f"{self.file}:{self.line}" if self.file else "", self.object, self.field, self.message)
         return ": ".join(part for part in parts if part)
 
 
@@ -279,21 +279,27 @@ def merge_status(obj: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_status(
-    status_dir: str | os.PathLike[str], kind: str, namespace: str, name: str, patch: Mapping[str, Any]
+    status_dir: str | os.PathLike[str],
+    kind: str,
+    namespace: str,
+    name: str,
+    patch: Mapping[str, Any],
+    *,
+    api_version: str = "v1",
 ) -> None:
     """Note `patch` (`metadata.annotations` and `status` only) for one object, replacing an earlier note atomically."""
     FilePath(status_dir).mkdir(parents=True, exist_ok=True)
-    path = _status_file(status_dir, kind, namespace, name)
+    path = status_file(status_dir, kind, namespace, name)
     notes = (patch.get("metadata") or {}).get("annotations") or {}
     meta: dict[str, Any] = {"name": name, "namespace": namespace, "annotations": notes}
-    content = {"kind": kind, "metadata": meta, "status": patch.get("status") or {}}
+    content = {"apiVersion": api_version, "kind": kind, "metadata": meta, "status": patch.get("status") or {}}
     data = msgspec.json.format(msgspec.json.encode(content), indent=1)
     write_atomic(path, data)
 
 
 def remove_status(status_dir: str | os.PathLike[str], kind: str, namespace: str, name: str) -> None:
     """Take a note back; it is no error if there is none."""
-    _status_file(status_dir, kind, namespace, name).unlink(missing_ok=True)
+    status_file(status_dir, kind, namespace, name).unlink(missing_ok=True)
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes, mode: int = 0o644) -> None:
@@ -311,7 +317,8 @@ def write_atomic(path: str | os.PathLike[str], data: bytes, mode: int = 0o644) -
         raise
 
 
-def _status_file(status_dir: str | os.PathLike[str], kind: str, namespace: str, name: str) -> FilePath:
+def status_file(status_dir: str | os.PathLike[str], kind: str, namespace: str, name: str) -> FilePath:
+    """Where `write_status` notes it; raises ConfigError if a part cannot stand in a file name."""
     for part in (kind, namespace, name):
         if "/" in part or "\0" in part:
             raise ConfigError(f"{part!r} cannot be part of the name of an object")

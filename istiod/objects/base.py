@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -57,6 +57,20 @@ class TargetRef(Object, frozen=True):
     name: str = ""
     group: str = ""
     namespace: str = ""
+
+
+class Targeted(Protocol):
+    """The spec of a policy that may be attached to objects."""
+
+    @property
+    def target_ref(self) -> TargetRef | None: ...
+    @property
+    def target_refs(self) -> tuple[TargetRef, ...]: ...
+
+
+def targets_of(spec: Targeted) -> tuple[TargetRef, ...]:
+    """What a policy is attached to; empty if it goes by selector or namespace."""
+    return spec.target_refs or ((spec.target_ref,) if spec.target_ref is not None else ())
 
 
 def without_nulls(value: Any) -> Any:

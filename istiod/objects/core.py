@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from istiod.objects.base import ConditionedStatus, Meta, Object
+from istiod.objects.base import Meta, Object
+from istiod.objects.service_status import ServiceStatus
 
 
 class Namespace(Object, frozen=True):
@@ -88,7 +89,7 @@ class ServiceSpec(Object, frozen=True):
 class Service(Object, frozen=True):
     metadata: Meta
     spec: ServiceSpec = ServiceSpec()
-    status: ConditionedStatus = ConditionedStatus()
+    status: ServiceStatus = ServiceStatus()
 
 
 class EndpointConditions(Object, frozen=True):

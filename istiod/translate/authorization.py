@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from istiod import objects
-from istiod.translate.common import MeshConfig
+from istiod.translate.common import MeshConfig, selects
+from istiod.translate.graph import View
+from istiod.translate.indexes import POLICIES_BY_LABEL, POLICIES_WITH_EMPTY_SELECTOR
 from istiod.validate.authorization import L4_KEYS
 from meshcore.model import (
     Authorization,
@@ -23,17 +25,46 @@ from meshcore.model import (
 DRY_RUN = "istio.io/dry-run"
 
 
-def sent_to_ztunnel(policy: objects.AuthorizationPolicy) -> bool:
-    """Policies with targets are a waypoint's; CUSTOM, AUDIT and dry runs have no L4 form."""
+def ztunnel_policy(view: View, namespace: str, name: str) -> Mapping[str, Authorization]:
+    """The resource of an AuthorizationPolicy; none if it is not sent to ztunnel."""
+    policy = view.get(objects.AuthorizationPolicy, namespace, name)
+    translated = translate(policy, view.settings) if policy is not None else None
+    return {f"{namespace}/{name}": translated} if translated is not None else {}
+
+
+def selecting_policies(view: View, namespace: str, labels: Mapping[str, str]) -> list[str]:
+    """The keys of the policies with a selector that hold for a workload, those of the root namespace first."""
+    settings = view.settings
+    found: list[str] = []
+    for place in dict.fromkeys((settings.root_namespace, namespace)):
+        chosen = view.find(POLICIES_WITH_EMPTY_SELECTOR, (place,))
+        for label in labels.items():
+            chosen += view.find(POLICIES_BY_LABEL, (place, *label))
+        found += sorted(
+            f"{place}/{policy.metadata.name}"
+            for policy in chosen
+            if policy.spec.selector is not None
+            and selects(policy.spec.selector.match_labels, labels)
+            and sent_to_ztunnel(policy, settings)
+        )
+    return found
+
+
+def sent_to_ztunnel(policy: objects.AuthorizationPolicy, mesh: MeshConfig) -> bool:
+    """Policies with targets are a waypoint's; CUSTOM and AUDIT have no L4 form, dry runs only on demand."""
     spec = policy.spec
     if spec.target_ref is not None or spec.target_refs or spec.action not in ("ALLOW", "DENY"):
         return False
-    return policy.metadata.annotations.get(DRY_RUN) != "true"
+    return mesh.dry_run_policies or not dry_run(policy)
+
+
+def dry_run(policy: objects.AuthorizationPolicy) -> bool:
+    return policy.metadata.annotations.get(DRY_RUN) == "true"
 
 
 def translate(policy: objects.AuthorizationPolicy, mesh: MeshConfig) -> Authorization | None:
     """The policy as ztunnel evaluates it; None if it is not sent there."""
-    if not sent_to_ztunnel(policy):
+    if not sent_to_ztunnel(policy, mesh):
         return None
     meta, spec = policy.metadata, policy.spec
     if spec.selector is not None:
@@ -41,25 +72,38 @@ def translate(policy: objects.AuthorizationPolicy, mesh: MeshConfig) -> Authoriz
     else:
         scope = PolicyScope.GLOBAL if meta.namespace == mesh.root_namespace else PolicyScope.NAMESPACE
     deny = spec.action == "DENY"
-    rules = tuple(_rule(rule, meta.namespace) for rule in spec.rules if deny or not _needs_l7(rule))
+    rules = tuple(_rule(rule, meta.namespace) for rule in spec.rules if deny or not any(l7_fields(rule)))
     action = PolicyAction.DENY if deny else PolicyAction.ALLOW
-    return Authorization(meta.name, meta.namespace, scope, action, rules)
+    return Authorization(meta.name, meta.namespace, scope, action, rules, dry_run(policy))
 
 
-def _needs_l7(rule: objects.AuthorizationRule) -> bool:
+def l7_fields(rule: objects.AuthorizationRule) -> Iterable[str]:
+    """The fields of a rule that only a waypoint evaluates, by their names in the API."""
     for entry in rule.from_:
         source = entry.source
-        if source.request_principals or source.not_request_principals:
-            return True
-        if source.remote_ip_blocks or source.not_remote_ip_blocks:
-            return True
+        yield from _given(
+            requestPrincipals=source.request_principals,
+            notRequestPrincipals=source.not_request_principals,
+            remoteIpBlocks=source.remote_ip_blocks,
+            notRemoteIpBlocks=source.not_remote_ip_blocks,
+        )
     for target in rule.to:
         operation = target.operation
-        if operation.hosts or operation.methods or operation.paths:
-            return True
-        if operation.not_hosts or operation.not_methods or operation.not_paths:
-            return True
-    return any(condition.key not in L4_KEYS for condition in rule.when)
+        yield from _given(
+            hosts=operation.hosts,
+            notHosts=operation.not_hosts,
+            methods=operation.methods,
+            notMethods=operation.not_methods,
+            paths=operation.paths,
+            notPaths=operation.not_paths,
+        )
+    for when in rule.when:
+        if when.key not in L4_KEYS:
+            yield when.key
+
+
+def _given(**fields: tuple[str, ...]) -> Iterable[str]:
+    return (name for name, values in fields.items() if values)
 
 
 def _rule(rule: objects.AuthorizationRule, namespace: str) -> Rule:

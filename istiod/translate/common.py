@@ -8,10 +8,10 @@ from typing import Final
 
 import msgspec
 
+from istiod.objects.gateway_api import LabelSelector
 from meshcore.identity import DEFAULT_TRUST_DOMAIN
 from meshcore.model import AppProtocol
 
-NETWORK_LABEL: Final = "topology.istio.io/network"
 _PROTOCOLS: Final = {
     "http": AppProtocol.HTTP11,
     "http2": AppProtocol.HTTP2,
@@ -24,14 +24,29 @@ _PROTOCOLS: Final = {
 }
 
 
+class VisibilityPolicy(msgspec.Struct, frozen=True):
+    """ServiceEntries of the selected namespaces are PUBLIC, NAMESPACE or NONE (MeshConfig.serviceEntryVisibility)."""
+
+    selector: LabelSelector
+    visibility: str
+
+
 class MeshConfig(msgspec.Struct, frozen=True):
-    """Mesh-wide facts. `network` is that of the cluster."""
+    """Mesh-wide facts: what istiod was started with, and what MeshConfig adds. `network` is that of the cluster."""
 
     cluster_id: str = "Kubernetes"
     cluster_domain: str = "cluster.local"
     trust_domain: str = DEFAULT_TRUST_DOMAIN
     root_namespace: str = "istio-system"
     network: str = ""
+    trust_domain_aliases: tuple[str, ...] = ()
+    discovery_selectors: tuple[LabelSelector, ...] = ()
+    entry_visibility: str = "PUBLIC"
+    entry_visibility_policies: tuple[VisibilityPolicy, ...] = ()
+    dry_run_policies: bool = False
+    """Send dry-run policies to ztunnel, marked (AMBIENT_ENABLE_DRY_RUN_AUTHORIZATION_POLICY)."""
+    allow_waypoints: bool = False
+    """Let the identity of a pod's waypoint in, whatever policies say (PILOT_AUTO_ALLOW_WAYPOINT_POLICY)."""
 
     @property
     def wire_trust_domain(self) -> str:
@@ -43,6 +58,12 @@ class MeshConfig(msgspec.Struct, frozen=True):
 
     def service_key(self, namespace: str, name: str) -> str:
         return f"{namespace}/{self.hostname(namespace, name)}"
+
+    def service_name(self, namespace: str, hostname: str) -> str:
+        """The Kubernetes Service of a namespace that a hostname means; empty if it is no such hostname."""
+        suffix = f".{namespace}.svc.{self.cluster_domain}"
+        name = hostname.removesuffix(suffix)
+        return name if name != hostname and "." not in name else ""
 
 
 def packed(address: str) -> bytes | None:
@@ -58,9 +79,44 @@ def selects(selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:
     return all(labels.get(key) == value for key, value in selector.items())
 
 
+def matches(selector: LabelSelector, labels: Mapping[str, str]) -> bool:
+    """A Kubernetes label selector with its expressions (In, NotIn, Exists, DoesNotExist)."""
+    if not selects(selector.match_labels, labels):
+        return False
+    for wanted in selector.match_expressions:
+        value = labels.get(wanted.key)
+        match wanted.operator:
+            case "In":
+                holds = value is not None and value in wanted.values
+            case "NotIn":
+                holds = value is None or value not in wanted.values
+            case "Exists":
+                holds = value is not None
+            case "DoesNotExist":
+                holds = value is None
+            case _:
+                holds = False
+        if not holds:
+            return False
+    return True
+
+
 def app_protocol(name: str, declared: str) -> AppProtocol:
     """`appProtocol` wins over the prefix of the port's name (`http-web`)."""
     word = (declared or name).lower()
     if not declared and word.startswith("grpc-web"):
         return AppProtocol.UNKNOWN
     return _PROTOCOLS.get(word) or _PROTOCOLS.get(word.partition("-")[0], AppProtocol.UNKNOWN)
+
+
+def canonical_name(labels: Mapping[str, str], otherwise: str) -> str:
+    return first(labels, ("service.istio.io/canonical-name", "app.kubernetes.io/name", "app")) or otherwise
+
+
+def canonical_revision(labels: Mapping[str, str]) -> str:
+    return first(labels, ("service.istio.io/canonical-revision", "app.kubernetes.io/version", "version")) or "latest"
+
+
+def first(labels: Mapping[str, str], names: tuple[str, ...]) -> str:
+    """The value of the first of `names` that is there and not empty."""
+    return next((labels[name] for name in names if labels.get(name)), "")

@@ -15,6 +15,7 @@ from typing import Any, Concatenate, Final, NamedTuple, ParamSpec, TypeVar
 
 from istiod import objects
 from istiod.store import Bucket, Change, Index, Store, Token
+from istiod.translate.common import MeshConfig
 
 log = logging.getLogger("istiod.translate")
 
@@ -34,6 +35,11 @@ class View:
     def __init__(self, graph: Graph, read: dict[_Source, None]) -> None:
         self._graph = graph
         self._read = read
+
+    @property
+    def settings(self) -> MeshConfig:
+        """What the process was started with; it never changes."""
+        return self._graph.settings
 
     def get(self, kind: type[T], namespace: str, name: str) -> T | None:
         """One object by name."""
@@ -119,8 +125,9 @@ class _Unit(_Node):
 class Graph:
     """The derived state of one store. `apply` after every batch of changes; it returns what differs."""
 
-    def __init__(self, store: Store, families: Sequence[Family]) -> None:
+    def __init__(self, store: Store, families: Sequence[Family], settings: MeshConfig) -> None:
         self.store = store
+        self.settings = settings
         self.outputs: dict[str, dict[str, Any]] = {family.output: {} for family in families}
         self.computed: Counter[str] = Counter()
         """How often each derivation ran, by name."""

@@ -1,83 +1,88 @@
-"""The whole mesh: every object of the store to every resource of the proxies.
-
-The result is computed anew each time and compared by content (`istiod.push`). An incremental version would keep, per
-workload, the keys it was made from, and enter through `translate_pod`.
-"""
+"""Everything that leaves the graph: the families of resources, and the translator that keeps them up to date."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 
 from istiod import objects
-from istiod.sources import Store
-from istiod.translate import authorization, services, workloads
-from istiod.translate.common import NETWORK_LABEL, MeshConfig, selects
-from istiod.translate.peer_authentication import PeerAuthentications
-from meshcore.model import Address, Authorization, Workload
+from istiod.store import Change, Store
+from istiod.translate import (
+    authorization,
+    conditions,
+    entries,
+    gateway_api,
+    indexes,
+    peer_authentication,
+    services,
+    workloads,
+)
+from istiod.translate.common import MeshConfig
+from istiod.translate.graph import Diff, Family, Graph, View
+from istiod.translate.indexes import ENTRIES_BY_HOST, MTLS_ANY
+from istiod.translate.l7 import families as l7_families
+from istiod.translate.l7 import indexes as l7_indexes
+from istiod.translate.waypoints import waypoint
+from meshcore.model import (
+    ADDRESS_TYPE,
+    AUTHORIZATION_TYPE,
+    Authorization,
+    Clause,
+    Match,
+    PolicyAction,
+    PolicyScope,
+    Rule,
+    ServiceAccountMatch,
+)
 
 
-class Resources(NamedTuple):
-    """Resource name to resource, by type."""
+def allow_waypoint(view: View, namespace: str, name: str) -> Mapping[str, Authorization]:
+    """The synthetic policies that let a waypoint's identity in, one for each namespace it may serve."""
+    if not view.settings.allow_waypoints:
+        return {}
+    found = view.ask(waypoint, namespace, name)
+    if found is None:
+        return {}
+    source = Match(service_accounts=(ServiceAccountMatch(namespace, found.service_account),))
+    policy = Authorization(
+        workloads.waypoint_policy_name(found),
+        namespace,
+        PolicyScope.WORKLOAD_SELECTOR,
+        PolicyAction.ALLOW,
+        (Rule((Clause((source,)),)),),
+    )
+    return {f"{namespace}/{policy.name}": policy}
 
-    addresses: dict[str, Address]
-    authorizations: dict[str, Authorization]
+
+FAMILIES: Final = (
+    Family(ADDRESS_TYPE, (objects.Service,), services.service_addresses),
+    Family(ADDRESS_TYPE, (ENTRIES_BY_HOST,), services.entry_addresses),
+    Family(ADDRESS_TYPE, (objects.Pod,), workloads.pod_addresses),
+    Family(ADDRESS_TYPE, (objects.WorkloadEntry,), entries.workload_entry_addresses),
+    Family(ADDRESS_TYPE, (objects.ServiceEntry,), entries.service_entry_workloads),
+    Family(ADDRESS_TYPE, (objects.EndpointSlice,), entries.slice_workloads),
+    Family(AUTHORIZATION_TYPE, (objects.AuthorizationPolicy,), authorization.ztunnel_policy),
+    Family(AUTHORIZATION_TYPE, (objects.PeerAuthentication,), peer_authentication.converted),
+    Family(AUTHORIZATION_TYPE, (MTLS_ANY,), peer_authentication.static_strict),
+    Family(AUTHORIZATION_TYPE, (objects.Gateway,), allow_waypoint),
+    *conditions.FAMILIES,
+    *l7_families.FAMILIES,
+    *gateway_api.FAMILIES,
+)
+
+INDEXES: Final = (*indexes.INDEXES, *l7_indexes.INDEXES, *gateway_api.INDEXES)
+"""Those that a store needs for the families."""
 
 
 class Translator:
-    """One pass over a store that does not change meanwhile."""
+    """The resources of a store. `apply` what `Store.put` returned; it gives the differences."""
 
-    def __init__(self, store: Store, mesh: MeshConfig) -> None:
-        self._namespaces = store.of("Namespace", objects.Namespace)
-        self._nodes = store.of("Node", objects.Node)
-        self._pods = store.of("Pod", objects.Pod)
-        self._services = store.of("Service", objects.Service)
-        self._slices = store.of("EndpointSlice", objects.EndpointSlice)
-        self._policies = store.of("AuthorizationPolicy", objects.AuthorizationPolicy)
-        system = self._namespaces.get(("", mesh.root_namespace))
-        network = system.metadata.labels.get(NETWORK_LABEL, "") if system is not None else ""
-        self.mesh = MeshConfig(mesh.cluster_id, mesh.cluster_domain, mesh.trust_domain, mesh.root_namespace, network)
-        settings = store.of("PeerAuthentication", objects.PeerAuthentication)
-        self._mtls = PeerAuthentications(settings.values(), self.mesh)
-        self._index = workloads.ServiceIndex(self._services, self._slices.values())
-        self._selective: dict[str, list[tuple[str, Mapping[str, str]]]] = {}
-        for (namespace, name), policy in sorted(self._policies.items()):
-            if policy.spec.selector is not None and authorization.sent_to_ztunnel(policy):
-                labels = policy.spec.selector.match_labels
-                self._selective.setdefault(namespace, []).append((f"{namespace}/{name}", labels))
+    def __init__(self, store: Store, settings: MeshConfig) -> None:
+        self.graph = Graph(store, FAMILIES, settings)
 
-    def translate(self) -> Resources:
-        addresses: dict[str, Address] = {}
-        for (namespace, _), service in self._index.services.items():
-            translated = services.translate(service, self._namespaces.get(("", namespace)), self.mesh)
-            addresses[f"{namespace}/{translated.hostname}"] = Address(service=translated)
-        for pod in self._pods.values():
-            if workloads.exists(pod):
-                workload = self.translate_pod(pod)
-                addresses[workload.uid] = Address(workload=workload)
-        for (namespace, _), entry in self._slices.items():
-            owner = self._index.services.get((namespace, entry.metadata.labels.get(workloads.SERVICE_NAME, "")))
-            if owner is not None:
-                for workload in workloads.without_pod(entry, owner, self.mesh):
-                    addresses[workload.uid] = Address(workload=workload)
-        return Resources(addresses, self._authorizations())
+    def resources(self, output: str) -> Mapping[str, Any]:
+        """Everything of one output, by name; a live view that the caller only reads."""
+        return self.graph.outputs[output]
 
-    def translate_pod(self, pod: objects.Pod) -> Workload:
-        node = self._nodes.get(("", pod.spec.node_name))
-        return workloads.translate(pod, node, self._index.ports(pod, self.mesh), self._policies_of(pod), self.mesh)
-
-    def _policies_of(self, pod: objects.Pod) -> tuple[str, ...]:
-        meta = pod.metadata
-        namespaces = dict.fromkeys((self.mesh.root_namespace, meta.namespace))
-        chosen = [
-            key
-            for namespace in namespaces
-            for key, labels in self._selective.get(namespace, ())
-            if selects(labels, meta.labels)
-        ]
-        return (*chosen, *self._mtls.for_pod(meta.namespace, meta.labels))
-
-    def _authorizations(self) -> dict[str, Authorization]:
-        found = [authorization.translate(policy, self.mesh) for policy in self._policies.values()]
-        found += self._mtls.policies()
-        return {f"{policy.namespace}/{policy.name}": policy for policy in found if policy is not None}
+    def apply(self, changes: Iterable[Change]) -> list[Diff]:
+        return self.graph.apply(changes)

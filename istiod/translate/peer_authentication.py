@@ -1,6 +1,6 @@
 """PeerAuthentication to DENY policies: ztunnel has no mTLS mode, a connection without identity is denied instead.
 
-DISABLE and PERMISSIVE mean the same here: plaintext is accepted.
+DISABLE and PERMISSIVE mean the same here: plaintext is accepted. The oldest setting of a level wins.
 """
 
 from __future__ import annotations
@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from istiod import objects
-from istiod.translate.common import MeshConfig, selects
+from istiod.objects import PeerAuthentication
+from istiod.translate.common import selects
+from istiod.translate.graph import View
+from istiod.translate.indexes import MTLS_BY_LABEL, MTLS_OF_NAMESPACE
 from meshcore.model import Authorization, Clause, Match, PolicyAction, PolicyScope, Rule, StringMatch
 
 STATIC_STRICT: Final = "istio_converted_static_strict"
@@ -17,87 +19,69 @@ CONVERTED_PREFIX: Final = "converted_peer_authentication_"
 _NO_IDENTITY: Final = Clause((Match(not_principals=(StringMatch(presence=True),)),))
 
 
-class PeerAuthentications:
-    """The mTLS settings of a mesh, ready to be asked about one pod."""
-
-    def __init__(self, settings: Iterable[objects.PeerAuthentication], mesh: MeshConfig) -> None:
-        self._mesh = mesh
-        self._by_namespace: dict[str, list[objects.PeerAuthentication]] = {}
-        self._static = f"{mesh.root_namespace}/{STATIC_STRICT}"
-        self._any = False
-        ordered = sorted(
-            settings, key=lambda pa: (pa.metadata.creation_timestamp, pa.metadata.namespace, pa.metadata.name)
-        )
-        for setting in ordered:  # the oldest of a level wins
-            self._any = True
-            self._by_namespace.setdefault(setting.metadata.namespace, []).append(setting)
-        self._mesh_mode = self._level_mode(mesh.root_namespace, "PERMISSIVE")
-
-    def policies(self) -> list[Authorization]:
-        """Every converted policy; the static one is there as soon as there is any setting."""
-        found = []
-        if self._any:
-            root = self._mesh.root_namespace
-            rules = (Rule((_NO_IDENTITY,)),)
-            found.append(Authorization(STATIC_STRICT, root, PolicyScope.WORKLOAD_SELECTOR, PolicyAction.DENY, rules))
-        for namespace, settings in self._by_namespace.items():
-            if namespace != self._mesh.root_namespace:
-                found += (policy for pa in settings if _selective(pa) and (policy := self._converted(pa)) is not None)
-        return found
-
-    def for_pod(self, namespace: str, labels: Mapping[str, str]) -> tuple[str, ...]:
-        """The keys of the converted policies that hold for a pod."""
-        if not self._any:
-            return ()
-        setting = None
-        if namespace != self._mesh.root_namespace:
-            setting = next(
-                (pa for pa in self._by_namespace.get(namespace, ()) if _selective(pa) and selects(_labels(pa), labels)),
-                None,
-            )
-        base = self._namespace_mode(namespace)
-        if setting is not None:
-            base = _resolve(setting.spec.mtls.mode, base)
-            if _overridden(setting, base):
-                converted = self._converted(setting)
-                return () if converted is None else (f"{namespace}/{converted.name}",)
-        return (self._static,) if base == "STRICT" else ()
-
-    def _converted(self, setting: objects.PeerAuthentication) -> Authorization | None:
-        """The policy of one setting with ports; None if it overrides nothing, or nothing strict remains."""
-        meta = setting.metadata
-        base = _resolve(setting.spec.mtls.mode, self._namespace_mode(meta.namespace))
-        overridden = _overridden(setting, base)
-        if not overridden:
-            return None
-        if base == "STRICT":
-            exempt = (Clause((Match(not_destination_ports=(port,)),)) for port in overridden)
-            rules: tuple[Rule, ...] = (Rule((_NO_IDENTITY, *exempt)),)
-        else:
-            rules = tuple(Rule((_NO_IDENTITY, Clause((Match(destination_ports=(port,)),)))) for port in overridden)
-        return Authorization(
-            CONVERTED_PREFIX + meta.name, meta.namespace, PolicyScope.WORKLOAD_SELECTOR, PolicyAction.DENY, rules
-        )
-
-    def _namespace_mode(self, namespace: str) -> str:
-        return (
-            self._level_mode(namespace, self._mesh_mode) if namespace != self._mesh.root_namespace else self._mesh_mode
-        )
-
-    def _level_mode(self, namespace: str, inherited: str) -> str:
-        for setting in self._by_namespace.get(namespace, ()):
-            if not _selective(setting):
-                return _resolve(setting.spec.mtls.mode, inherited)
-        return inherited
+def static_strict(view: View) -> Mapping[str, Authorization]:
+    """The policy of STRICT without exceptions; it is there as soon as there is any setting."""
+    root = view.settings.root_namespace
+    policy = Authorization(
+        STATIC_STRICT, root, PolicyScope.WORKLOAD_SELECTOR, PolicyAction.DENY, (Rule((_NO_IDENTITY,)),)
+    )
+    return {f"{root}/{STATIC_STRICT}": policy}
 
 
-def _labels(setting: objects.PeerAuthentication) -> Mapping[str, str]:
+def converted(view: View, namespace: str, name: str) -> Mapping[str, Authorization]:
+    """The policy of one setting with ports; empty if it overrides nothing, or nothing strict remains."""
+    setting = view.get(PeerAuthentication, namespace, name)
+    if setting is None or namespace == view.settings.root_namespace or not _labels(setting):
+        return {}
+    base = _resolve(setting.spec.mtls.mode, view.ask(namespace_mode, namespace))
+    overridden = _overridden(setting, base)
+    if not overridden:
+        return {}
+    if base == "STRICT":
+        exempt = (Clause((Match(not_destination_ports=(port,)),)) for port in overridden)
+        rules: tuple[Rule, ...] = (Rule((_NO_IDENTITY, *exempt)),)
+    else:
+        rules = tuple(Rule((_NO_IDENTITY, Clause((Match(destination_ports=(port,)),)))) for port in overridden)
+    policy = Authorization(CONVERTED_PREFIX + name, namespace, PolicyScope.WORKLOAD_SELECTOR, PolicyAction.DENY, rules)
+    return {f"{namespace}/{policy.name}": policy}
+
+
+def namespace_mode(view: View, namespace: str) -> str:
+    """STRICT or PERMISSIVE where no selector says otherwise."""
+    root = view.settings.root_namespace
+    inherited = view.ask(namespace_mode, root) if namespace != root else "PERMISSIVE"
+    settings = view.find(MTLS_OF_NAMESPACE, (namespace,))
+    return _resolve(min(settings, key=_age).spec.mtls.mode, inherited) if settings else inherited
+
+
+def mtls_policies(view: View, namespace: str, labels: Mapping[str, str]) -> tuple[str, ...]:
+    """The keys of the converted policies that hold for a workload."""
+    root = view.settings.root_namespace
+    base = view.ask(namespace_mode, namespace)
+    setting = None if namespace == root else _selected(view, namespace, labels)
+    if setting is not None:
+        base = _resolve(setting.spec.mtls.mode, base)
+        if _overridden(setting, base):
+            return tuple(view.ask(converted, namespace, setting.metadata.name))
+    return (f"{root}/{STATIC_STRICT}",) if base == "STRICT" else ()
+
+
+def _selected(view: View, namespace: str, labels: Mapping[str, str]) -> PeerAuthentication | None:
+    found = {
+        setting.metadata.name: setting
+        for key, value in labels.items()
+        for setting in view.find(MTLS_BY_LABEL, (namespace, key, value))
+        if selects(_labels(setting), labels)
+    }
+    return min(found.values(), key=_age) if found else None
+
+
+def _labels(setting: PeerAuthentication) -> Mapping[str, str]:
     return setting.spec.selector.match_labels if setting.spec.selector is not None else {}
 
 
-def _selective(setting: objects.PeerAuthentication) -> bool:
-    """For some pods; a selector without labels is none."""
-    return bool(_labels(setting))
+def _age(setting: PeerAuthentication) -> tuple[str, str]:
+    return (setting.metadata.creation_timestamp, setting.metadata.name)
 
 
 def _resolve(mode: str, inherited: str) -> str:
@@ -106,7 +90,7 @@ def _resolve(mode: str, inherited: str) -> str:
     return "STRICT" if mode == "STRICT" else "PERMISSIVE"
 
 
-def _overridden(setting: objects.PeerAuthentication, base: str) -> list[int]:
+def _overridden(setting: PeerAuthentication, base: str) -> list[int]:
     """Ports whose mode differs from the base mode, in order."""
-    ports = setting.spec.port_level_mtls.items()
-    return sorted(int(port) for port, mtls in ports if _resolve(mtls.mode, base) != base)
+    ports: Iterable[tuple[str, str]] = ((port, mtls.mode) for port, mtls in setting.spec.port_level_mtls.items())
+    return sorted(int(port) for port, mode in ports if _resolve(mode, base) != base)

@@ -1,74 +1,90 @@
-"""Pods, and EndpointSlice addresses without a pod, to `meshcore.model.Workload`."""
+"""Pods to `meshcore.model.Workload`."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 from istiod import objects
-from istiod.translate.common import MeshConfig, app_protocol, packed, selects
-from istiod.translate.services import published, tcp_ports
-from meshcore.model import Locality, NetworkMode, Port, TunnelProtocol, Workload, WorkloadStatus
+from istiod.translate.authorization import selecting_policies
+from istiod.translate.common import app_protocol, canonical_name, canonical_revision, packed, selects
+from istiod.translate.graph import View
+from istiod.translate.indexes import DEFAULT_ACCOUNT, ENTRIES_BY_LABEL, SERVICE_NAME, SERVICES_BY_LABEL, SLICES_BY_POD
+from istiod.translate.meshconfig import mesh_config
+from istiod.translate.peer_authentication import mtls_policies
+from istiod.translate.services import entry_keys, entry_ports, published, tcp_ports
+from istiod.translate.waypoints import WORKLOAD_TRAFFIC, Waypoint, application_tunnel, bind
+from meshcore.model import Address, Locality, NetworkMode, Port, TunnelProtocol, Workload, WorkloadStatus
 
 REDIRECTION: Final = "ambient.istio.io/redirection"
 TUNNEL_LABEL: Final = "networking.istio.io/tunnel"
-SERVICE_NAME: Final = "kubernetes.io/service-name"
 _CRON_JOB: Final = re.compile(r"(.+)-\d{8,10}")
 
-Key = tuple[str, str]
+
+def pod_addresses(view: View, namespace: str, name: str) -> Mapping[str, Address]:
+    """The resource of a pod; none for a pod that has finished or has no address."""
+    pod = view.get(objects.Pod, namespace, name)
+    if pod is None or pod.finished:
+        return {}
+    addresses = _addresses(pod)
+    if not addresses:
+        return {}
+    mesh = view.ask(mesh_config)
+    meta, spec, labels = pod.metadata, pod.spec, pod.metadata.labels
+    native = labels.get(TUNNEL_LABEL) == "http"
+    hbone = native or meta.annotations.get(REDIRECTION) == "enabled"
+    owner = workload_name(meta)
+    waypoint = bind(view, namespace, labels, meta.annotations, WORKLOAD_TRAFFIC).waypoint
+    workload = Workload(
+        uid=f"{mesh.cluster_id}//Pod/{namespace}/{name}",
+        name=name,
+        namespace=namespace,
+        addresses=addresses,
+        network=mesh.network,
+        tunnel_protocol=TunnelProtocol.HBONE if hbone else TunnelProtocol.NONE,
+        trust_domain=mesh.wire_trust_domain,
+        service_account=spec.service_account_name or DEFAULT_ACCOUNT,
+        node=spec.node_name,
+        canonical_name=canonical_name(labels, owner),
+        canonical_revision=canonical_revision(labels),
+        workload_name=owner,
+        status=WorkloadStatus.HEALTHY if ready(pod) else WorkloadStatus.UNHEALTHY,
+        cluster_id=mesh.cluster_id,
+        services=_services(view, pod),
+        authorization_policies=policies_of(view, namespace, labels, waypoint),
+        waypoint=waypoint.address if waypoint is not None else None,
+        native_tunnel=native,
+        application_tunnel=application_tunnel(view, namespace, labels),
+        locality=view.ask(node_locality, spec.node_name) if spec.node_name else None,
+        network_mode=NetworkMode.HOST_NETWORK if spec.host_network else NetworkMode.STANDARD,
+    )
+    return {workload.uid: Address(workload=workload)}
 
 
-class ServiceIndex:
-    """Which services a pod belongs to: by selector, or because an EndpointSlice names it."""
-
-    def __init__(self, services: Mapping[Key, objects.Service], slices: Iterable[objects.EndpointSlice]) -> None:
-        self.services = {key: service for key, service in services.items() if published(service)}
-        self._by_label: dict[tuple[str, str, str], list[objects.Service]] = {}
-        self._by_pod: dict[Key, list[tuple[objects.Service, objects.EndpointSlice]]] = {}
-        for (namespace, _), service in self.services.items():
-            for label in list(service.spec.selector.items())[:1]:
-                self._by_label.setdefault((namespace, *label), []).append(service)
-        for entry in slices:
-            meta = entry.metadata
-            owner = self.services.get((meta.namespace, meta.labels.get(SERVICE_NAME, "")))
-            if owner is None:
-                continue
-            for endpoint in entry.endpoints:
-                ref = endpoint.target_ref
-                if ref is not None and ref.kind == "Pod":
-                    key = (ref.namespace or meta.namespace, ref.name)
-                    self._by_pod.setdefault(key, []).append((owner, entry))
-
-    def ports(self, pod: objects.Pod, mesh: MeshConfig) -> dict[str, tuple[Port, ...]]:
-        """Service key to the ports this pod serves, for every service it belongs to."""
-        meta = pod.metadata
-        found: dict[str, tuple[Port, ...]] = {}
-        for label in meta.labels.items():
-            for service in self._by_label.get((meta.namespace, *label), ()):
-                if selects(service.spec.selector, meta.labels):
-                    key = mesh.service_key(meta.namespace, service.metadata.name)
-                    found[key] = _selected_ports(service, pod)
-        for service, entry in self._by_pod.get((meta.namespace, meta.name), ()):
-            key = mesh.service_key(service.metadata.namespace, service.metadata.name)
-            if key not in found:
-                found[key] = slice_ports(service, entry)
-        return dict(sorted(found.items()))
+def policies_of(view: View, namespace: str, labels: Mapping[str, str], waypoint: Waypoint | None) -> tuple[str, ...]:
+    """The policies that hold for one workload in particular, in the order ztunnel is told."""
+    allowed: tuple[str, ...] = ()
+    if waypoint is not None and view.settings.allow_waypoints:
+        allowed = (f"{waypoint.namespace}/{waypoint_policy_name(waypoint)}",)
+    return (*selecting_policies(view, namespace, labels), *allowed, *mtls_policies(view, namespace, labels))
 
 
-def pod_uid(mesh: MeshConfig, namespace: str, name: str) -> str:
-    return f"{mesh.cluster_id}//Pod/{namespace}/{name}"
+def waypoint_policy_name(waypoint: Waypoint) -> str:
+    return f"istio_allow_waypoint_{waypoint.namespace}_{waypoint.name}"
 
 
-def addresses(pod: objects.Pod) -> tuple[bytes, ...]:
-    """The pod's addresses; status.podIP counts when podIPs is absent."""
-    texts = [entry.ip for entry in pod.status.pod_ips] or [pod.status.pod_ip]
-    return tuple(raw for text in texts if text and (raw := packed(text)) is not None)
-
-
-def exists(pod: objects.Pod) -> bool:
-    """A pending pod with an address counts, a finished one does not."""
-    return not pod.finished and bool(addresses(pod))
+def node_locality(view: View, name: str) -> Locality | None:
+    node = view.get(objects.Node, "", name)
+    if node is None:
+        return None
+    labels = node.metadata.labels
+    locality = Locality(
+        labels.get("topology.kubernetes.io/region", ""),
+        labels.get("topology.kubernetes.io/zone", ""),
+        labels.get("topology.istio.io/subzone", ""),
+    )
+    return locality if locality != Locality() else None
 
 
 def ready(pod: objects.Pod) -> bool:
@@ -82,72 +98,17 @@ def ready(pod: objects.Pod) -> bool:
     return not conditions or any(c.type == "Ready" and c.status == "True" for c in conditions)
 
 
-def translate(
-    pod: objects.Pod,
-    node: objects.Node | None,
-    services: dict[str, tuple[Port, ...]],
-    policies: tuple[str, ...],
-    mesh: MeshConfig,
-) -> Workload:
-    meta, spec, labels = pod.metadata, pod.spec, pod.metadata.labels
-    native = labels.get(TUNNEL_LABEL) == "http"
-    hbone = native or meta.annotations.get(REDIRECTION) == "enabled"
-    name = workload_name(meta)
-    return Workload(
-        uid=pod_uid(mesh, meta.namespace, meta.name),
-        name=meta.name,
-        namespace=meta.namespace,
-        addresses=addresses(pod),
-        network=mesh.network,
-        tunnel_protocol=TunnelProtocol.HBONE if hbone else TunnelProtocol.NONE,
-        trust_domain=mesh.wire_trust_domain,
-        service_account=spec.service_account_name or "default",
-        node=spec.node_name,
-        canonical_name=_first(labels, ("service.istio.io/canonical-name", "app.kubernetes.io/name", "app")) or name,
-        canonical_revision=_first(
-            labels, ("service.istio.io/canonical-revision", "app.kubernetes.io/version", "version")
-        )
-        or "latest",
-        workload_name=name,
-        status=WorkloadStatus.HEALTHY if ready(pod) else WorkloadStatus.UNHEALTHY,
-        cluster_id=mesh.cluster_id,
-        services=services,
-        authorization_policies=policies,
-        native_tunnel=native,
-        locality=_locality(node),
-        network_mode=NetworkMode.HOST_NETWORK if spec.host_network else NetworkMode.STANDARD,
-    )
-
-
-def without_pod(entry: objects.EndpointSlice, service: objects.Service, mesh: MeshConfig) -> list[Workload]:
-    """One workload per address that no pod stands behind: reachable through its service only, without identity."""
-    meta = entry.metadata
-    if entry.address_type == "FQDN":
-        return []
-    ports = slice_ports(service, entry)
-    key = mesh.service_key(service.metadata.namespace, service.metadata.name)
-    found: list[Workload] = []
-    for endpoint in entry.endpoints:
-        if endpoint.target_ref is not None and endpoint.target_ref.kind == "Pod":
-            continue
-        for text in endpoint.addresses:
-            raw = packed(text)
-            if raw is None:
-                continue
-            found.append(
-                Workload(
-                    uid=f"{mesh.cluster_id}/discovery.k8s.io/EndpointSlice/{meta.namespace}/{meta.name}/{text}",
-                    name=meta.name,
-                    namespace=meta.namespace,
-                    addresses=(raw,),
-                    network=mesh.network,
-                    status=WorkloadStatus.HEALTHY if endpoint.conditions.ready else WorkloadStatus.UNHEALTHY,
-                    cluster_id=mesh.cluster_id,
-                    services={key: ports},
-                    network_mode=NetworkMode.HOST_NETWORK,
-                )
-            )
-    return found
+def workload_name(meta: objects.Meta) -> str:
+    """The controller's name: a ReplicaSet's Deployment, a Job's CronJob, else the owner; the pod's own without one."""
+    owner = next((ref for ref in meta.owner_references if ref.controller), None)
+    if owner is None:
+        return meta.name
+    if owner.kind == "ReplicaSet":
+        suffix = f"-{meta.labels.get('pod-template-hash', '')}"
+        return owner.name.removesuffix(suffix) if len(suffix) > 1 else owner.name
+    if owner.kind == "Job" and (match := _CRON_JOB.fullmatch(owner.name)):
+        return match[1]
+    return owner.name
 
 
 def slice_ports(service: objects.Service, entry: objects.EndpointSlice) -> tuple[Port, ...]:
@@ -160,17 +121,33 @@ def slice_ports(service: objects.Service, entry: objects.EndpointSlice) -> tuple
     )
 
 
-def workload_name(meta: objects.Meta) -> str:
-    """The controller's name: a ReplicaSet's Deployment, a Job's CronJob, else the owner; the pod's own without one."""
-    owner = next((ref for ref in meta.owner_references if ref.controller), None)
-    if owner is None:
-        return meta.name
-    if owner.kind == "ReplicaSet":
-        suffix = f"-{meta.labels.get('pod-template-hash', '')}"
-        return owner.name.removesuffix(suffix) if len(suffix) > 1 else owner.name
-    if owner.kind == "Job" and (match := _CRON_JOB.fullmatch(owner.name)):
-        return match[1]
-    return owner.name
+def _services(view: View, pod: objects.Pod) -> dict[str, tuple[Port, ...]]:
+    """Service key to the ports the pod serves there: chosen by a selector, or named by an EndpointSlice."""
+    namespace, labels = pod.metadata.namespace, pod.metadata.labels
+    settings = view.settings
+    found: dict[str, tuple[Port, ...]] = {}
+    for label in labels.items():
+        for service in view.find(SERVICES_BY_LABEL, (namespace, *label)):
+            if published(service) and selects(service.spec.selector, labels):
+                found[settings.service_key(namespace, service.metadata.name)] = _selected_ports(service, pod)
+        for entry in view.find(ENTRIES_BY_LABEL, (namespace, *label)):
+            selector = entry.spec.workload_selector
+            if selector is not None and selects(selector.labels, labels):
+                found.update((key, entry_ports(entry)) for key in entry_keys(view, entry))
+    for endpoints in view.find(SLICES_BY_POD, (namespace, pod.metadata.name)):
+        name = endpoints.metadata.labels.get(SERVICE_NAME, "")
+        key = settings.service_key(endpoints.metadata.namespace, name)
+        if key not in found:
+            owner = view.get(objects.Service, endpoints.metadata.namespace, name)
+            if owner is not None and published(owner):
+                found[key] = slice_ports(owner, endpoints)
+    return dict(sorted(found.items()))
+
+
+def _addresses(pod: objects.Pod) -> tuple[bytes, ...]:
+    """status.podIP counts when podIPs is absent."""
+    texts = [entry.ip for entry in pod.status.pod_ips] or [pod.status.pod_ip]
+    return tuple(raw for text in texts if text and (raw := packed(text)) is not None)
 
 
 def _selected_ports(service: objects.Service, pod: objects.Pod) -> tuple[Port, ...]:
@@ -193,19 +170,3 @@ def _target(port: objects.ServicePort, pod: objects.Pod) -> int:
             if candidate.name == port.target_port and candidate.protocol == "TCP":
                 return candidate.container_port
     return int(port.target_port) if port.target_port.isdigit() else 0
-
-
-def _locality(node: objects.Node | None) -> Locality | None:
-    if node is None:
-        return None
-    labels = node.metadata.labels
-    locality = Locality(
-        labels.get("topology.kubernetes.io/region", ""),
-        labels.get("topology.kubernetes.io/zone", ""),
-        labels.get("topology.istio.io/subzone", ""),
-    )
-    return locality if locality != Locality() else None
-
-
-def _first(labels: Mapping[str, str], names: tuple[str, ...]) -> str:
-    return next((labels[name] for name in names if labels.get(name)), "")

@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from istiod.app import Istiod
+from istiod.app import Istiod, local_istiod
 from istiod.auth import TokenKey
 from istiod.config import Settings
 from meshcore.identity import Identity
@@ -78,7 +78,7 @@ class Mesh:
             "shutdown": 0.5,
         }
         self.settings = Settings(**(values | settings))  # type: ignore[arg-type]
-        self.istiod = Istiod(self.settings)
+        self.istiod = local_istiod(self.settings)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Istiod]:

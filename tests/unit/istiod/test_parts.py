@@ -25,6 +25,7 @@ from istiod.cli import command
 from istiod.hostaddresses import local_addresses
 from istiod.metrics import Metrics
 from istiod.push import Published, Pusher
+from istiod.translate.graph import Diff
 from meshcore.errors import ConfigError, MeshError, Unavailable
 from meshcore.model import ADDRESS_TYPE, AUTHORIZATION_TYPE
 from tests.unit.istiod.support import Mesh, pod
@@ -49,7 +50,8 @@ def test_only_what_changed_is_told_and_encoded_again(states: list[dict[str, int]
     for state in states:
         resources = dict(published.resources[ADDRESS_TYPE])
         told.clear()
-        changed = published.replace(ADDRESS_TYPE, state)
+        gone = dict.fromkeys(before.keys() - state.keys())
+        changed = published.update(ADDRESS_TYPE, {**gone, **state})
         assert changed == {name for name in before.keys() | state.keys() if before.get(name) != state.get(name)}
         assert told == ([changed] if changed else [])
         now = published.resources[ADDRESS_TYPE]
@@ -61,16 +63,16 @@ def test_only_what_changed_is_told_and_encoded_again(states: list[dict[str, int]
 def test_equal_content_has_an_equal_version_everywhere() -> None:
     one, two = Published(), Published()
     for published in (one, two):
-        published.replace(AUTHORIZATION_TYPE, {"a": ["x"]})
+        published.update(AUTHORIZATION_TYPE, {"a": ["x"]})
     assert one.resources[AUTHORIZATION_TYPE]["a"] == two.resources[AUTHORIZATION_TYPE]["a"]
 
 
 def pusher(after: float, longest: float) -> tuple[Pusher, list[float]]:
     calls: list[float] = []
 
-    def compute() -> dict[str, dict[str, Any]]:
+    def compute() -> list[Diff]:
         calls.append(asyncio.get_running_loop().time())
-        return {}
+        return []
 
     return Pusher(Published(), compute, Metrics(), after=after, longest=longest), calls
 
@@ -230,11 +232,25 @@ def test_a_token_from_the_command_line(tmp_path: Path) -> None:
     assert (tmp_path / "token-key").read_bytes() == key
 
 
-@pytest.mark.parametrize("arguments", [["token", "--node", "n"], ["token", "--state-dir", "x"], ["--state-dir", "x"]])
+@pytest.mark.parametrize("arguments", [["token", "--node", "n"], ["token", "--state-dir", "x"]])
 def test_missing_options_are_usage_errors(arguments: list[str]) -> None:
     done = CliRunner().invoke(command, arguments)
     assert done.exit_code == 2
     assert "Missing option" in done.output
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"config_dir": "c"}, "--state-dir: missing"),
+        ({"state_dir": "s"}, "--state-dir: goes with --config-dir only"),
+        ({"status_dir": "s"}, "--status-dir: goes with --config-dir only"),
+        ({"context": "c"}, "--context: goes with --kubeconfig only"),
+    ],
+)
+def test_a_directory_or_a_cluster_and_never_half_of_either(options: dict[str, str], text: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{text}"):
+        config.load(options, {})
 
 
 def test_a_bad_node_name_is_a_clear_error(tmp_path: Path) -> None:

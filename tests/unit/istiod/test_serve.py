@@ -339,7 +339,7 @@ def test_a_refused_resource_is_counted_and_comes_again_with_the_next_connection(
     async def scenario() -> None:
         async with mesh.running() as istiod, mesh.subscriber() as subscriber:
             subscriber.refuse = {WEB_UID: "no"}
-            await subscriber.until(lambda: istiod.metrics.get("pilot_total_xds_rejects", type="Address") == 1)
+            await subscriber.until(lambda: istiod.metrics.get("pilot_total_xds_rejects", type="wds") == 1)
             assert not subscriber.held
             assert not subscriber.client.is_synced(ADDRESS_TYPE)
             subscriber.refuse = {}

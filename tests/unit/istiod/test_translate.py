@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
-from istiod.sources import Store
+from istiod.intake import Intake
+from istiod.store import Store
 from istiod.translate.common import MeshConfig
-from istiod.translate.mesh import Resources, Translator
+from istiod.translate.mesh import INDEXES, Translator
 from meshcore import yamldoc
 from meshcore.manifests import Key, Manifest, Scan
 from meshcore.model import (
+    ADDRESS_TYPE,
+    AUTHORIZATION_TYPE,
     Address,
     AppProtocol,
     Authorization,
@@ -59,16 +62,24 @@ def obj(kind: str, name: str, namespace: str = "default", text: str = "", **meta
     return value
 
 
+class Resources(NamedTuple):
+    """Resource name to resource, by type."""
+
+    addresses: dict[str, Address]
+    authorizations: dict[str, Authorization]
+
+
 def translate(*objects: dict[str, Any], mesh: MeshConfig = MESH) -> Resources:
     manifests: dict[Key, Manifest] = {}
     for value in objects:
         meta = value["metadata"]
         manifest = Manifest("f", 1, value["apiVersion"], value["kind"], meta.get("namespace", ""), meta["name"], value)
         manifests[manifest.key] = manifest
-    store = Store()
-    applied = store.apply(Scan(manifests, frozenset(manifests), frozenset(), ()))
-    assert not applied.errors
-    return Translator(store, mesh).translate()
+    intake = Intake(Store(INDEXES))
+    intake.scan(Scan(manifests, frozenset(manifests), frozenset(), ()))
+    assert not list(intake.errors())
+    translator = Translator(intake.store, mesh)
+    return Resources(dict(translator.resources(ADDRESS_TYPE)), dict(translator.resources(AUTHORIZATION_TYPE)))
 
 
 def pod(text: str = "", status: str = "podIPs: [{ip: 10.0.0.1}]", **meta: Any) -> dict[str, Any]:

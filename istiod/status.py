@@ -1,0 +1,213 @@
+"""Writes status conditions back: to the Kubernetes API, or to a directory beside the files. Leaders only.
+
+What should stand in the status of an object is computed like everything else; here it is brought there, a few objects
+at a time, each until it succeeds or its object is gone, so that a slow API server delays nothing but the status itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from istiod.kube.client import KubeClient
+from istiod.kube.errors import NotFound
+from istiod.kube.tasks import until_stopped
+from istiod.metrics import Metrics
+from istiod.resources import BY_STORE_KIND
+from istiod.translate.statuses import StatusPatch, with_times
+from meshcore.errors import MeshError
+from meshcore.manifests import remove_status, status_file, write_status
+
+log = logging.getLogger("istiod.status")
+
+PARALLEL: Final = 8
+ATTEMPTS: Final = 5
+RETRY_S: Final = 1.0
+"""Doubled after each attempt; after the last one the object waits for the next change or leader."""
+
+
+class StatusWriter(Protocol):
+    """Where a status is written. Raises MeshError."""
+
+    async def write(self, patch: StatusPatch) -> None:
+        """Make the fields of `patch.field_manager` those of the patch; an empty status takes them all back."""
+
+
+class StatusKeeper:
+    """Keeps the statuses of all objects as they should be while `run` runs."""
+
+    def __init__(self, writer: StatusWriter, metrics: Metrics) -> None:
+        self._writer = writer
+        self._metrics = metrics
+        self._wanted: dict[str, StatusPatch] = {}
+        self._due: dict[str, StatusPatch] = {}
+        self._wake = asyncio.Event()
+
+    def update(self, changed: Mapping[str, StatusPatch | None]) -> None:
+        """Take over what should be written; None takes a status back."""
+        for title, patch in changed.items():
+            if patch is not None:
+                self._wanted[title] = self._due[title] = patch
+            elif (before := self._wanted.pop(title, None)) is not None:
+                self._due[title] = before._replace(status={})
+        if self._due:
+            self._wake.set()
+
+    def wants(self, title: str) -> bool:
+        """Whether anything should stand there."""
+        return title in self._wanted
+
+    def take_back(self, patches: Iterable[StatusPatch]) -> None:
+        """Remove what nobody wants any more, although this process did not write it."""
+        for patch in patches:
+            self._due[patch.title] = patch._replace(status={})
+        self._wake.set()
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is waiting to be written."""
+        return not self._due
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Write until `stop`. At the start everything is looked at again: another replica may have led before."""
+        for title, patch in self._wanted.items():
+            self._due.setdefault(title, patch)
+        self._wake.set()
+        await until_stopped(stop, self._work())
+
+    async def _work(self) -> None:
+        running: set[asyncio.Task[None]] = set()
+        try:
+            while True:
+                while self._due and len(running) < PARALLEL:
+                    title = next(iter(self._due))
+                    running.add(asyncio.create_task(self._write(self._due.pop(title))))
+                self._wake.clear()
+                waiting = asyncio.create_task(self._wake.wait())
+                try:
+                    await asyncio.wait((waiting, *running), return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    waiting.cancel()
+                running = {task for task in running if not task.done()}
+        finally:
+            for task in running:
+                task.cancel()
+
+    async def _write(self, patch: StatusPatch) -> None:
+        """A newer patch of the same title ends the attempts of an older one."""
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                await asyncio.sleep(RETRY_S * 2 ** (attempt - 1))
+            if patch.title in self._due:
+                return
+            try:
+                await self._writer.write(patch)
+            except NotFound:
+                return
+            except MeshError as error:
+                level = logging.WARNING if attempt == ATTEMPTS - 1 else logging.DEBUG
+                log.log(level, "status of %s %s/%s: %s", patch.kind, patch.namespace, patch.name, error)
+                if not error.retryable:
+                    self._metrics.add("controller_sync_errors_total")
+                    return
+            else:
+                return
+        self._metrics.add("controller_sync_errors_total")
+
+
+class KubernetesStatus:
+    """Server-side apply to the status subresource; an apply that would change nothing is not sent."""
+
+    def __init__(self, client: KubeClient) -> None:
+        self._client = client
+
+    async def write(self, patch: StatusPatch) -> None:
+        resource = BY_STORE_KIND[patch.kind]
+        item = await self._client.get(resource, patch.namespace, patch.name)
+        current = (msgspec.json.decode(item.raw, type=dict[str, Any]).get("status")) or {}
+        timed = with_times(patch, current, datetime.now(UTC))
+        if timed.status and _holds(current, timed.status):
+            return
+        body = {
+            "apiVersion": resource.api_version,
+            "kind": resource.kind,
+            "metadata": {"name": patch.name, **({"namespace": patch.namespace} if resource.namespaced else {})},
+            "status": timed.status,
+        }
+        await self._client.apply(
+            resource, patch.namespace, patch.name, body, manager=patch.field_manager, force=True, subresource="status"
+        )
+
+
+class DirectoryStatus:
+    """One JSON file for each object, merged from what every field manager wants of it."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._managers: dict[tuple[str, str, str], dict[str, dict[str, Any]]] = {}
+        self._written: dict[tuple[str, str, str], dict[str, Any]] = {}
+
+    async def write(self, patch: StatusPatch) -> None:
+        key = patch[:3]
+        managers = self._managers.setdefault(key, {})
+        resource = BY_STORE_KIND[patch.kind]
+        if key not in self._written:
+            self._written[key] = self._earlier(resource.kind, patch.namespace, patch.name)
+        if patch.status:
+            timed = with_times(patch, self._written[key], datetime.now(UTC))
+            managers[patch.field_manager] = timed.status
+        else:
+            managers.pop(patch.field_manager, None)
+        merged = _merged(managers.values())
+        if merged == self._written[key]:
+            return
+        if merged:
+            note = {"status": merged}
+            write_status(
+                self._folder, resource.kind, patch.namespace, patch.name, note, api_version=resource.api_version
+            )
+            self._written[key] = merged
+        else:
+            remove_status(self._folder, resource.kind, patch.namespace, patch.name)
+            del self._written[key], self._managers[key]
+
+    def _earlier(self, kind: str, namespace: str, name: str) -> dict[str, Any]:
+        """What an earlier run noted; nothing if it cannot be read."""
+        try:
+            note = msgspec.json.decode(
+                status_file(self._folder, kind, namespace, name).read_bytes(), type=dict[str, Any]
+            )
+        except (OSError, msgspec.DecodeError, msgspec.ValidationError):
+            return {}
+        status = note.get("status")
+        return status if isinstance(status, dict) else {}
+
+
+def _merged(statuses: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Lists of several managers one after the other, everything else as the last one says."""
+    merged: dict[str, Any] = {}
+    for status in statuses:
+        for key, value in status.items():
+            merged[key] = [*merged.get(key, ()), *value] if isinstance(value, list) else value
+    return merged
+
+
+def _holds(current: Any, wanted: Any) -> bool:
+    """Whether everything in `wanted` stands in `current`; list items are compared by what names them."""
+    if isinstance(wanted, Mapping):
+        return isinstance(current, Mapping) and all(
+            key in current and _holds(current[key], value) for key, value in wanted.items()
+        )
+    if isinstance(wanted, list | tuple):
+        if not isinstance(current, list | tuple):
+            return False
+        if wanted and isinstance(wanted[0], Mapping) and "type" in wanted[0] and "status" in wanted[0]:
+            found = {item.get("type"): item for item in current if isinstance(item, Mapping)}
+            return all(_holds(found.get(item["type"]), item) for item in wanted)
+        return len(current) == len(wanted) and all(map(_holds, current, wanted))
+    return bool(current == wanted)

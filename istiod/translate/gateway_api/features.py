@@ -1,0 +1,66 @@
+"""What the class `istio` supports of the Gateway API, as its conformance suite names it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+SUPPORTED: Final = tuple(
+    sorted(
+        (
+            "BackendTLSPolicy",
+            "BackendTLSPolicySANValidation",
+            "GRPCRoute",
+            "GRPCRouteNamedRouteRule",
+            "Gateway",
+            "GatewayAddressEmpty",
+            "GatewayFrontendClientCertificateValidation",
+            "GatewayFrontendClientCertificateValidationInsecureFallback",
+            "GatewayHTTPListenerIsolation",
+            "GatewayInfrastructurePropagation",
+            "GatewayPort8080",
+            "GatewayStaticAddresses",
+            "HTTPRoute",
+            "HTTPRoute303RedirectStatusCode",
+            "HTTPRoute307RedirectStatusCode",
+            "HTTPRoute308RedirectStatusCode",
+            "HTTPRouteBackendProtocolH2C",
+            "HTTPRouteBackendProtocolWebSocket",
+            "HTTPRouteBackendRequestHeaderModification",
+            "HTTPRouteBackendTimeout",
+            "HTTPRouteCORS",
+            "HTTPRouteDestinationPortMatching",
+            "HTTPRouteHostRewrite",
+            "HTTPRouteMethodMatching",
+            "HTTPRouteNamedRouteRule",
+            "HTTPRouteParentRefPort",
+            "HTTPRoutePathRedirect",
+            "HTTPRoutePathRewrite",
+            "HTTPRoutePortRedirect",
+            "HTTPRouteQueryParamMatching",
+            "HTTPRouteRequestMirror",
+            "HTTPRouteRequestMultipleMirrors",
+            "HTTPRouteRequestPercentageMirror",
+            "HTTPRouteRequestTimeout",
+            "HTTPRouteResponseHeaderModification",
+            "HTTPRouteRetry",
+            "HTTPRouteRetryBackendTimeout",
+            "HTTPRouteRetryConnectionError",
+            "HTTPRouteSchemeRedirect",
+            "ListenerSet",
+            "Mesh",
+            "MeshClusterIPMatching",
+            "MeshHTTPRouteBackendRequestHeaderModification",
+            "MeshHTTPRouteNamedRouteRule",
+            "MeshHTTPRouteQueryParamMatching",
+            "MeshHTTPRouteRedirectPath",
+            "MeshHTTPRouteRedirectPort",
+            "MeshHTTPRouteRewritePath",
+            "MeshHTTPRouteSchemeRedirect",
+            "ReferenceGrant",
+            "TCPRoute",
+            "TLSRoute",
+            "TLSRouteModeMixed",
+            "TLSRouteModeTerminate",
+        )
+    )
+)

@@ -1,0 +1,39 @@
+"""Hostnames of listeners and routes: a name, `*.suffix` (any number of labels in front), or `*`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+ANY = "*"
+
+
+def covers(pattern: str, host: str) -> bool:
+    """Whether every name that `host` means is one that `pattern` means."""
+    if pattern in (ANY, host):
+        return True
+    suffix = pattern[1:]
+    return pattern.startswith("*.") and len(host) > len(suffix) and host.endswith(suffix)
+
+
+def intersection(listener: str, hosts: Iterable[str]) -> tuple[str, ...]:
+    """The names that both a listener and a route mean; a side without names means all of the other's."""
+    wanted = tuple(hosts)
+    if not wanted:
+        return (listener or ANY,)
+    found: dict[str, None] = {}
+    for host in wanted:
+        if covers(listener or ANY, host):
+            found[host] = None
+        elif covers(host, listener):
+            found[listener] = None
+    return tuple(found)
+
+
+def specificity(host: str) -> tuple[int, int]:
+    """Grows with how closely a host is named: a name before every wildcard, then by length."""
+    return (0 if host.startswith("*") else 1, len(host))
+
+
+def owner(patterns: Iterable[str], host: str) -> str:
+    """The most specific of the patterns that cover a host; empty if none does."""
+    return max((pattern for pattern in patterns if covers(pattern, host)), key=specificity, default="")
