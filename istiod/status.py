@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -81,21 +82,21 @@ class StatusKeeper:
         await until_stopped(stop, self._work())
 
     async def _work(self) -> None:
-        running: set[asyncio.Task[None]] = set()
+        running: dict[str, asyncio.Task[None]] = {}
         try:
             while True:
-                while self._due and len(running) < PARALLEL:
-                    title = next(iter(self._due))
-                    running.add(asyncio.create_task(self._write(self._due.pop(title))))
+                ready = (title for title in self._due if title not in running)  # never two writes of one title
+                for title in list(islice(ready, PARALLEL - len(running))):
+                    running[title] = asyncio.create_task(self._write(self._due.pop(title)))
                 self._wake.clear()
                 waiting = asyncio.create_task(self._wake.wait())
                 try:
-                    await asyncio.wait((waiting, *running), return_when=asyncio.FIRST_COMPLETED)
+                    await asyncio.wait((waiting, *running.values()), return_when=asyncio.FIRST_COMPLETED)
                 finally:
                     waiting.cancel()
-                running = {task for task in running if not task.done()}
+                running = {title: task for title, task in running.items() if not task.done()}
         finally:
-            for task in running:
+            for task in running.values():
                 task.cancel()
 
     async def _write(self, patch: StatusPatch) -> None:

@@ -449,14 +449,14 @@ async def _events(request: Request, response: httpx2.Response, server: str) -> A
     with _transport_errors(request, server):
         async for chunk in response.aiter_bytes():
             if lines := splitter.feed(chunk):
-                events, failure = _parse(request, lines)
+                events, failure = parse_events(request, lines)
                 if events:
                     yield events
                 if failure is not None:
                     raise failure
 
 
-def _parse(request: Request, lines: list[bytes]) -> tuple[list[WatchEvent], MeshError | None]:
+def parse_events(request: Request, lines: list[bytes]) -> tuple[list[WatchEvent], MeshError | None]:
     """The events of some lines, and the error that ends them: what came before it still counts."""
     events: list[WatchEvent] = []
     for line in lines:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from istiod import objects
-from istiod.store import Change, Store
+from istiod.store import Change, Index, Store
 from istiod.translate import (
     authorization,
     conditions,
@@ -70,7 +70,7 @@ FAMILIES: Final = (
     *gateway_api.FAMILIES,
 )
 
-INDEXES: Final = (*indexes.INDEXES, *l7_indexes.INDEXES, *gateway_api.INDEXES)
+INDEXES: Final[tuple[Index[Any], ...]] = (*indexes.INDEXES, *l7_indexes.INDEXES, *gateway_api.INDEXES)
 """Those that a store needs for the families."""
 
 
