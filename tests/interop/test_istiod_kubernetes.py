@@ -27,11 +27,13 @@ from meshcore.stream import DeltaClient, Node, SigningClient, client_context
 from meshcore.stream import Resource as Received
 from tests.support import kubernetes
 from tests.support.apiserver import TokenUser, api_server
+from tests.support.build import ROOT
 from tests.unit.istiod.support import new_csr
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(120)]
 
 DEADLINE_S = 30.0
+RBAC = ROOT / "deploy/istiod/rbac.yaml"
 DEFINITIONS = Resource(
     "CustomResourceDefinition", "customresourcedefinitions", "apiextensions.k8s.io", ("v1",), namespaced=False
 )
@@ -39,18 +41,21 @@ Obj = dict[str, Any]
 
 
 class Cluster(NamedTuple):
-    """An API server. `mint(namespace, account, pod)` gives a token bound to a pod."""
+    """An API server, and the token of its administrator. `mint(namespace, account, pod)` gives a token bound to a pod,
+    `login(namespace)` that of an istiod which runs in a namespace, with the rights of deploy/istiod/rbac.yaml.
+    """
 
     url: str
     token: str
     ca_file: str
     mint: Callable[[str, str, str], str]
+    login: Callable[[str], str]
 
     def client(self) -> KubeClient:
         credentials = direct(self.url, token=self.token, ca_file=self.ca_file)
         return KubeClient(credentials, qps=1e6, burst=10_000)
 
-    def kubeconfig(self, folder: Path) -> str:
+    def kubeconfig(self, folder: Path, namespace: str) -> str:
         path = folder / "kubeconfig"
         cluster: Obj = {"server": self.url}
         if self.ca_file:
@@ -60,7 +65,7 @@ class Cluster(NamedTuple):
             "kind": "Config",
             "current-context": "test",
             "clusters": [{"name": "c", "cluster": cluster}],
-            "users": [{"name": "u", "user": {"token": self.token}}],
+            "users": [{"name": "u", "user": {"token": self.login(namespace)}}],
             "contexts": [{"name": "test", "context": {"cluster": "c", "user": "u"}}],
         }
         path.write_text(yaml.safe_dump(config))
@@ -76,7 +81,11 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
             held = server.request("GET", BY_STORE_KIND["Pod"].path(namespace, pod))
             return server.service_account_token(namespace, account, pod=held)
 
-        yield Cluster(server.url, server.token, str(server.ca_file), requested)
+        def login(namespace: str) -> str:
+            grant(server, namespace)
+            return server.service_account_token(namespace, "istiod", audience=kubernetes.ISSUER)
+
+        yield Cluster(server.url, server.token, str(server.ca_file), requested, login)
         return
     with api_server(token="admin-token") as api:
 
@@ -98,7 +107,21 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
             api.control.add_token(token, user)
             return token
 
-        yield Cluster(api.url, api.token, api.ca_file, mint)
+        yield Cluster(api.url, api.token, api.ca_file, mint, lambda _: api.token)
+
+
+def grant(server: kubernetes.Kubernetes, namespace: str) -> None:
+    """Create what deploy/istiod/rbac.yaml says, for an istiod in another namespace; once is enough."""
+    for text in RBAC.read_text().split("\n---\n"):
+        named = text.replace("namespace: istio-system", f"namespace: {namespace}")
+        obj = yaml.safe_load(named.replace("name: ambient-istiod", f"name: ambient-istiod-{namespace}"))
+        group = "api/v1" if obj["apiVersion"] == "v1" else f"apis/{obj['apiVersion']}"
+        scope = f"/namespaces/{namespace}" if "namespace" in obj["metadata"] else ""
+        try:
+            server.request("POST", f"/{group}{scope}/{obj['kind'].lower()}s", obj)
+        except kubernetes.ApiError as error:
+            if error.reason != "AlreadyExists":
+                raise
 
 
 def run(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
@@ -125,7 +148,7 @@ class World:
 
     def settings(self, **extra: Any) -> Settings:
         values: Obj = {
-            "kubeconfig": self.cluster.kubeconfig(self.folder),
+            "kubeconfig": self.cluster.kubeconfig(self.folder, self.root),
             "root_namespace": self.root,
             "trusted_node_accounts": (f"{self.root}/ztunnel",),
             "address": "127.0.0.1",
