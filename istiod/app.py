@@ -46,7 +46,6 @@ from meshcore.stream.tls import ServerContext, server_context
 
 log = logging.getLogger("istiod")
 
-SERVICE_NAMES: Final = ("istiod.istio-system.svc", "istiod.istio-system.svc.cluster.local", "istiod", "localhost")
 ROOT_FILE: Final = "root-cert.pem"
 MOUNTED_CA: Final = "/etc/cacerts"
 """Where a pod of istiod finds the Secret `cacerts`, if the cluster has one."""
@@ -113,7 +112,14 @@ class Istiod:
             aliases=settings.trust_domain_aliases,
         )
         authorizer = Authorizer({"": pods}, authenticator, settings.trust_domain)
-        self.service = Service(self.authority, authenticator, authorizer, self.published, self.metrics)
+        self.service = Service(
+            self.authority,
+            authenticator,
+            authorizer,
+            self.published,
+            self.metrics,
+            grpc_bytes=settings.grpc_receive_bytes,
+        )
         self.pusher = Pusher(
             self.published,
             self._compute,
@@ -296,7 +302,7 @@ class Istiod:
     def _names(self) -> list[str]:
         address = self.settings.address
         own = hostaddresses.local_addresses() if address in ("0.0.0.0", "::") else [address, "127.0.0.1"]
-        return [*SERVICE_NAMES, *own, *self.settings.sans]
+        return [*service_names(self.settings), *own, *self.settings.sans]
 
     async def _renew(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
@@ -365,6 +371,14 @@ class Istiod:
         del request
         why = self.waiting_for
         return text(f"not ready: {why}\n", 503) if why else text("ready\n")
+
+
+def service_names(settings: Settings) -> list[str]:
+    """The DNS names by which istiod's Service is dialled; a revision has a Service of its own."""
+    names = ["istiod"] if settings.revision == "default" else [f"istiod-{settings.revision}", "istiod"]
+    suffix = f"{settings.root_namespace}.svc"
+    full = [f"{name}.{suffix}{domain}" for name in names for domain in ("", f".{settings.cluster_domain}")]
+    return [*full, *names, "localhost"]
 
 
 def _with_mounted_ca(settings: Settings) -> Settings:

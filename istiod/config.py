@@ -126,6 +126,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ca_in_cacerts: bool = False
     """A self-signed CA in Kubernetes is kept in the Secret cacerts. Env USE_CACERTS_FOR_SELF_SIGNED_CA."""
 
+    grpc_receive_bytes: Annotated[int, msgspec.Meta(ge=2**16)] = 4 * 2**20
+    """The largest message of a gRPC peer: a foreign ztunnel that comes back repeats what it holds.
+    Env ISTIO_GPRC_MAXRECVMSGSIZE."""
+
     drain: Seconds | None = None
     """How long istiod serves on after it stopped being ready, so that this becomes known. Default: 5 s with Kubernetes,
     none with a directory. Env ISTIOD_DRAIN_DURATION."""
@@ -162,6 +166,7 @@ _ENVIRONMENT: Final = {
     "CITADEL_SELF_SIGNED_ROOT_CERT_GRACE_PERIOD_PERCENTILE": "ca_cert_grace_percent",
     "CITADEL_SELF_SIGNED_ROOT_CERT_CHECK_INTERVAL": "ca_check_interval",
     "USE_CACERTS_FOR_SELF_SIGNED_CA": "ca_in_cacerts",
+    "ISTIO_GPRC_MAXRECVMSGSIZE": "grpc_receive_bytes",
     "ISTIOD_DRAIN_DURATION": "drain",
     "ISTIOD_HANDOVER_DURATION": "handover",
 }

@@ -157,6 +157,8 @@ class World:
             "monitoring_port": 0,
             "debounce_after": 0.01,
             "shutdown": 0.5,
+            "drain": 0.0,
+            "handover": 0.0,
             "api_qps": 1000.0,
             "api_burst": 1000,
         }

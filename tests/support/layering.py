@@ -27,7 +27,7 @@ MAY_USE: dict[str, frozenset[str]] = {
 }
 
 # Later may use earlier, never the other way round; what is not listed comes after all of them.
-MESHCORE_ORDER = ("errors", "identity", "model", "records", "yamldoc", "manifests", "zds", "netns", "stream")
+MESHCORE_ORDER = ("errors", "identity", "model", "l7", "records", "yamldoc", "manifests", "zds", "netns", "stream")
 
 # Importing them must cost the zygote nothing, so they hold nothing.
 EMPTY_PACKAGES = ("meshcore", "ztunnel", "waypoint")
