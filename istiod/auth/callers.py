@@ -58,12 +58,12 @@ class Authenticator:
     ) -> None:
         self._trust_domain = trust_domain
         self._accepted = frozenset((trust_domain, *aliases))
-        self._node_accounts = frozenset(node_accounts)
+        self.node_accounts = frozenset(node_accounts)
         self._methods = tuple(methods)
 
     def is_node(self, caller: Caller) -> bool:
         """A node proxy, whose node is known."""
-        return caller.account in self._node_accounts and bool(caller.node)
+        return caller.account in self.node_accounts and bool(caller.node)
 
     def certificate(self, peer: Peer) -> Caller:
         """The caller behind a client certificate, which TLS has verified; AuthenticationError without one."""
@@ -101,7 +101,7 @@ class Authenticator:
         if peer.expired:
             raise AuthenticationError("client certificate: it has expired on the open connection")
         caller = Caller(identity._replace(trust_domain=self._trust_domain))
-        if caller.account in self._node_accounts:
+        if caller.account in self.node_accounts:
             return Caller(caller.identity, node_of(peer.dns_names))
         return caller
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from istiod.auth.callers import REASON_CHARS_MAX, Authenticator, Caller
 from istiod.auth.pods import PodIndex
-from meshcore.errors import AuthorizationError, IdentityError
+from meshcore.errors import AuthorizationError, IdentityError, Unavailable
 from meshcore.identity import Identity, parse
 
 log = logging.getLogger("istiod.auth")
@@ -25,14 +25,20 @@ class Authorizer:
         self._trust_domain = trust_domain
 
     def grant(self, caller: Caller, wanted: str) -> Identity:
-        """The caller's own identity, or for a node proxy that of a pod on its node; else AuthorizationError."""
-        if not wanted:
-            return caller.identity
-        try:
-            identity = parse(wanted)
-        except IdentityError as exc:
-            raise _denied(caller, wanted, str(exc)) from None
+        """The caller's own identity, or for a node proxy that of a pod on its node; else AuthorizationError.
+
+        A node proxy whose node is not known yet gets nothing, not even its own identity, but Unavailable: a certificate
+        that is bound to no node would be of no use to it for as long as it lasts.
+        """
+        identity = caller.identity
+        if wanted:
+            try:
+                identity = parse(wanted)
+            except IdentityError as exc:
+                raise _denied(caller, wanted, str(exc)) from None
         if identity == caller.identity:
+            if caller.account in self._authenticator.node_accounts and not caller.node:
+                raise Unavailable(f"the node of {caller.account} is not known: its pod has not been seen, or is gone")
             return identity
         if identity.trust_domain != self._trust_domain:
             raise _denied(caller, wanted, "another trust domain")

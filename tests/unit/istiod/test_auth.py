@@ -372,6 +372,13 @@ def test_which_identity_is_granted(case: str, caplog: pytest.LogCaptureFixture) 
         assert str(made.grant(caller, wanted)) == (wanted or str(expected))
 
 
+@pytest.mark.parametrize("wanted", ["", str(ZTUNNEL)])
+def test_a_node_proxy_whose_node_is_not_known_yet_is_asked_to_come_back(wanted: str) -> None:
+    made = Authorizer({"": HERE}, authenticator(), "cluster.local")
+    with pytest.raises(Unavailable, match="its pod has not been seen"):
+        made.grant(Caller(ZTUNNEL), wanted)
+
+
 NAMES = st.tuples(st.sampled_from(("a", "b")), st.sampled_from(("p", "q", "r")))
 STEPS = st.lists(
     st.tuples(
