@@ -42,7 +42,9 @@ _ELSEWHERE: dict[str, _Lazy] = {
     "demo": _Lazy("ambient.demo.cli:command", "demo", "Build a two-node mesh on this machine and exercise it."),
     "exec": _Lazy("ambient.exec:command", "demo", "Run a program inside a pod of the laptop mesh."),
     "ztunnel-config": _Lazy("ambient.ztunnel_config:command", "ztunnel", "Show what a running ztunnel knows."),
+    "proxy-status": _Lazy("ambient.proxy_status:command", "istiod", "Show whether proxies have what istiod published."),
     "istiod": _Lazy("istiod.cli:command", "istiod", "Run the control plane."),
+    "analyze": _Lazy("istiod.analyze.cli:command", "istiod", "Find mistakes in files or in a cluster."),
     "cni": _Lazy("cni.cli:command", "cni", "Run the node agent that enrols pods."),
 }
 

@@ -5,65 +5,46 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
-import os
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import click
 import msgspec
 
-from meshcore.errors import ConfigError, MeshError, Unavailable
-from meshcore.netns import inside, open_netns
+from ambient.pages import UnexpectedAnswer, as_text, get_json, host_port, table
+from meshcore.errors import ConfigError
 
 ADMIN: Final = "127.0.0.1:15000"
-TIMEOUT_S: Final = 10.0
 NETNS_DIR: Final = Path("/run/netns")
+_HINT: Final = "is a ztunnel running there? --admin, --node and --netns say where to look"
 
 Json: TypeAlias = dict[str, Any]
 Rows: TypeAlias = list[tuple[str, ...]]
 
 
-class NotZtunnel(MeshError, code="ztunnel_config.answer"):
-    """What answered is not a ztunnel's admin port."""
+def fetch(host: str, port: int, netns: Path | None) -> Json:
+    """The config dump of a ztunnel, from inside `netns` if given. Raises Unavailable or UnexpectedAnswer."""
+    return _checked(get_json((host, port), "/config_dump", hint=_HINT, netns=netns), f"{host}:{port}")
 
 
-def fetch(host: str, port: int, netns: Path | None, path: str = "/config_dump") -> Json:
-    """GET a JSON object from an admin port, from inside `netns` if given. Raises Unavailable or NotZtunnel."""
-    where = f"{host}:{port}" + (f" in {netns}" if netns else "")
-    connection = HTTPConnection(host, port, timeout=TIMEOUT_S)
+def read(file: str) -> Json:
+    """A config dump that was saved; `-` is the standard input. Raises ConfigError."""
     try:
-        with _entered(netns):
-            connection.connect()
-        connection.request("GET", path)
-        answer = connection.getresponse()
-        body = answer.read()
-    except (OSError, HTTPException) as error:
-        hint = "is a ztunnel running there? --admin, --node and --netns say where to look"
-        raise Unavailable(f"nothing answers at {where}: {error}; {hint}") from None
-    finally:
-        connection.close()
-    if answer.status != 200:
-        raise NotZtunnel(f"{where} answered with status {answer.status}: {body[:200].decode(errors='replace').strip()}")
-    try:
-        return msgspec.json.decode(body, type=dict[str, Any])
+        data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        return _checked(msgspec.json.decode(data), file)
+    except OSError as error:
+        raise ConfigError(f"--file {file}: {error.strerror}") from None
     except (msgspec.DecodeError, UnicodeDecodeError):
-        raise NotZtunnel(f"{where} answered with something that is not a config dump") from None
+        raise ConfigError(f"--file {file}: this is not JSON") from None
 
 
-@contextlib.contextmanager
-def _entered(netns: Path | None) -> Iterator[None]:
-    if netns is None:
-        yield
-        return
-    fd = open_netns(netns)
-    try:
-        with inside(fd):
-            yield  # a socket that is made here stays in this namespace wherever the thread goes
-    finally:
-        os.close(fd)
+def _checked(dump: Any, where: str) -> Json:
+    if not isinstance(dump, dict) or "workloads" not in dump:
+        raise UnexpectedAnswer(f"{where}: this is not the config dump of a ztunnel")
+    return dump
 
 
 def node_netns(node: str) -> Path:
@@ -80,6 +61,47 @@ def node_netns(node: str) -> Path:
     if not names:
         raise ConfigError(f"the laptop mesh has no ztunnel on a node {node!r}")
     return Path(f"/proc/{found.namespaces[names[-1]].pid}/ns/net")
+
+
+class Filters(NamedTuple):
+    """What to show of a dump; empty means everything."""
+
+    workload_namespace: str = ""
+    workload_node: str = ""
+    address: str = ""
+    service_namespace: str = ""
+    policy_namespace: str = ""
+    direction: str = ""
+
+
+def selected(dump: Json, filters: Filters) -> Json:
+    """The dump with only what the filters name."""
+
+    def of(subject: str, condition: Callable[[Json], bool]) -> None:
+        found[subject] = [each for each in dump.get(subject, []) if condition(each)]
+
+    found = dict(dump)
+    if filters.workload_namespace:
+        of("workloads", lambda each: each["namespace"] == filters.workload_namespace)
+    if filters.workload_node:
+        of("workloads", lambda each: each.get("node") == filters.workload_node)
+    if filters.address:
+        of("workloads", lambda each: filters.address in each["workloadIps"])
+    if filters.service_namespace:
+        of("services", lambda each: each["namespace"] == filters.service_namespace)
+    if filters.policy_namespace:
+        of("policies", lambda each: each["namespace"] == filters.policy_namespace)
+    if filters.workload_namespace or filters.direction:
+        found["workloadState"] = {
+            uid: {**each, "connections": _one_way(each["connections"], filters.direction)}
+            for uid, each in dump.get("workloadState", {}).items()
+            if filters.workload_namespace in ("", each["info"]["namespace"])
+        }
+    return found
+
+
+def _one_way(connections: Json, direction: str) -> Json:
+    return {side: each if direction in ("", side) else [] for side, each in connections.items()}
 
 
 # Tables: a header and rows for each subject
@@ -138,22 +160,9 @@ def certificates(dump: Json) -> tuple[tuple[str, ...], Rows]:
     return header, rows
 
 
-def connections(dump: Json) -> tuple[tuple[str, ...], Rows]:
-    """WORKLOAD, DIRECTION, LOCAL, REMOTE, REMOTE TARGET, PROTOCOL."""
-    names = {address: each for each in dump.get("workloads", []) for address in each["workloadIps"]}
-    hosts = {
-        vip.rpartition("/")[2]: each["hostname"] for each in dump.get("services", []) for vip in each.get("vips", [])
-    }
-
-    def named(address: str | None) -> str:
-        if not address:
-            return ""
-        ip, _, port = address.rpartition(":")
-        ip = ip.strip("[]")
-        if ip in hosts:
-            return f"{hosts[ip]}:{port}"
-        return f"{names[ip]['name']}.{names[ip]['namespace']}:{port}" if ip in names else address
-
+def connections(dump: Json, names_of: Json | None = None) -> tuple[tuple[str, ...], Rows]:
+    """WORKLOAD, DIRECTION, LOCAL, REMOTE, REMOTE TARGET, PROTOCOL; peers are named after `names_of`, a whole dump."""
+    named = _Names(dump if names_of is None else names_of)
     rows: Rows = []
     for state in dump.get("workloadState", {}).values():
         info = state["info"]
@@ -166,6 +175,28 @@ def connections(dump: Json) -> tuple[tuple[str, ...], Rows]:
     return ("WORKLOAD", "DIRECTION", "LOCAL", "REMOTE", "REMOTE TARGET", "PROTOCOL"), sorted(rows)
 
 
+class _Names:
+    """The name behind an address: a service's host for a virtual IP, `NAME.NAMESPACE` for that of a workload."""
+
+    def __init__(self, dump: Json) -> None:
+        self._workloads = {ip: each for each in dump.get("workloads", []) for ip in each["workloadIps"]}
+        self._hosts = {
+            vip.rpartition("/")[2]: each["hostname"]
+            for each in dump.get("services", [])
+            for vip in each.get("vips", [])
+        }
+
+    def __call__(self, address: str | None) -> str:
+        if not address:
+            return ""
+        ip, _, port = address.rpartition(":")
+        ip = ip.strip("[]")
+        if ip in self._hosts:
+            return f"{self._hosts[ip]}:{port}"
+        workload = self._workloads.get(ip)
+        return f"{workload['name']}.{workload['namespace']}:{port}" if workload is not None else address
+
+
 SUBJECTS: Final[Mapping[str, tuple[str, Callable[[Json], tuple[tuple[str, ...], Rows]]]]] = {
     "workloads": ("workloads", workloads),
     "services": ("services", services),
@@ -175,11 +206,13 @@ SUBJECTS: Final[Mapping[str, tuple[str, Callable[[Json], tuple[tuple[str, ...], 
 }
 
 
-def table(header: tuple[str, ...], rows: Rows) -> str:
-    """Columns as wide as they must be, three blanks apart."""
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    lines = ["   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [header, *rows]]
-    return "\n".join(line.rstrip() for line in lines)
+ALIASES: Final[Mapping[str, str]] = {
+    "workload": "workloads",
+    "service": "services",
+    "policy": "policies",
+    "certificate": "certificates",
+    "connection": "connections",
+}
 
 
 def _service_key(service: Json) -> str:
@@ -202,7 +235,7 @@ def _hexadecimal(serial: str) -> str:
     return f"{int(serial):x}" if serial.isdecimal() else serial
 
 
-def _readable(dump: Any) -> Any:
+def _readable(dump: Iterable[Json]) -> Iterable[Json]:
     """Certificates as PEM text instead of base64 of it."""
     for each in dump:
         for one in [*each.get("certChain", []), *each.get("rootCerts", [])]:
@@ -211,53 +244,67 @@ def _readable(dump: Any) -> Any:
     return dump
 
 
-def _show(subject: str, dump: Json, output: str) -> str:
+def _show(subject: str, dump: Json, output: str, names_of: Json) -> str:
+    """`names_of` is the dump in which addresses are looked up."""
     if output == "short":
-        if subject != "all":
-            return table(*SUBJECTS[subject][1](dump))
-        return "\n\n".join(table(*render(dump)) for _, render in SUBJECTS.values())
+        chosen = SUBJECTS.values() if subject == "all" else (SUBJECTS[subject],)
+        renders = [render for _, render in chosen]
+        return "\n\n".join(
+            table(*(connections(dump, names_of) if render is connections else render(dump))) for render in renders
+        )
     content: Any = dump
     if subject != "all":
         content = dump.get(SUBJECTS[subject][0], [])
         content = _readable(content) if subject == "certificates" else content
-    if output == "json":
-        return msgspec.json.format(msgspec.json.encode(content), indent=2).decode()
-    try:
-        import yaml
-    except ModuleNotFoundError:
-        raise ConfigError("-o yaml needs PyYAML, which is not installed: pip install pyyaml, or use -o json") from None
-    return str(yaml.safe_dump(content, sort_keys=False)).rstrip()
-
-
-def _host_port(text: str) -> tuple[str, int]:
-    host, colon, port = text.rpartition(":")
-    if not colon or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise click.UsageError(f"--admin {text!r} is not of the form HOST:PORT")
-    return host.strip("[]"), int(port)
+    return as_text(content, output)
 
 
 @click.command("ztunnel-config", context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("subject", type=click.Choice([*SUBJECTS, "all"]))
+@click.argument("subject", metavar="SUBJECT", type=click.Choice([*SUBJECTS, *ALIASES, "all"]))
 @click.option("--admin", default=ADMIN, show_default=True, metavar="HOST:PORT", help="The ztunnel's admin port.")
 @click.option("--node", metavar="NAME", help="The ztunnel of this node of the laptop mesh.")
 @click.option("--netns", metavar="PATH", help="Look from inside this network namespace (a name or a path).")
+@click.option("--file", metavar="FILE", help="A saved config dump instead of a running ztunnel; - is stdin.")
+@click.option("--workload-namespace", default="", metavar="NAME", help="Only workloads, connections of this namespace.")
+@click.option("--workload-node", default="", metavar="NAME", help="Only workloads on this node.")
+@click.option("--address", default="", metavar="IP", help="Only the workload with this address.")
+@click.option("--service-namespace", default="", metavar="NAME", help="Only services of this namespace.")
+@click.option("--policy-namespace", default="", metavar="NAME", help="Only policies of this namespace.")
+@click.option("--direction", type=click.Choice(["inbound", "outbound"]), help="Only connections of this direction.")
+@click.option("--raw", is_flag=True, help="Show the addresses of peers instead of their names.")
 @click.option("-o", "--output", type=click.Choice(["short", "json", "yaml"]), default="short", show_default=True)
-def command(subject: str, admin: str, node: str | None, netns: str | None, output: str) -> None:
-    """Show what a running ztunnel knows: SUBJECT is workloads, services, policies, certificates, connections or all.
+def command(
+    subject: str,
+    admin: str,
+    node: str | None,
+    netns: str | None,
+    file: str | None,
+    direction: str | None,
+    raw: bool,
+    output: str,
+    **filters: str,
+) -> None:
+    """Show what a running ztunnel knows.
+
+    SUBJECT is workloads, services, policies, certificates, connections or all.
 
     \b
     Examples:
       ambient ztunnel-config workloads
+      ambient ztunnel-config workloads --workload-namespace shop --workload-node node-1
       ambient ztunnel-config certificates --node node-1
-      ambient ztunnel-config connections --netns ztunnel-1
+      ambient ztunnel-config connections --netns ztunnel-1 --direction outbound --raw
       ambient ztunnel-config services -o json
+      ambient ztunnel-config all -o json > dump.json; ambient ztunnel-config policies --file dump.json
     """
-    if node and netns:
-        raise click.UsageError("--node and --netns both say where to look: give one")
-    place: Path | None = None
-    if node:
-        place = node_netns(node)
-    elif netns:
-        place = Path(netns) if "/" in netns else NETNS_DIR / netns
-    host, port = _host_port(admin)
-    click.echo(_show(subject, fetch(host, port, place), output))
+    if sum(place is not None for place in (node, netns, file)) > 1:
+        raise click.UsageError("--node, --netns and --file all say where to look: give one")
+    if file is not None:
+        dump = read(file)
+    else:
+        place = node_netns(node) if node else None
+        if netns:
+            place = Path(netns) if "/" in netns else NETNS_DIR / netns
+        dump = fetch(*host_port(admin, "--admin"), place)
+    shown = selected(dump, Filters(direction=direction or "", **filters))
+    click.echo(_show(ALIASES.get(subject, subject), shown, output, {} if raw else dump))

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -44,11 +44,15 @@ from meshcore.manifests import ManifestDirectory, ManifestError, write_atomic
 from meshcore.model import ADDRESS_TYPE, AUTHORIZATION_TYPE
 from meshcore.stream.tls import ServerContext, server_context
 
+if TYPE_CHECKING:
+    from istiod.admission import Admission
+
 log = logging.getLogger("istiod")
 
 ROOT_FILE: Final = "root-cert.pem"
 MOUNTED_CA: Final = "/etc/cacerts"
 """Where a pod of istiod finds the Secret `cacerts`, if the cluster has one."""
+WEBHOOK_PORT: Final = 15017
 CLUSTER_DRAIN_S: Final = 5.0
 """How long kube-proxies may take to hear that this istiod is not ready."""
 
@@ -103,6 +107,7 @@ class Istiod:
         self._pending: list[Change] = []
         self._discovery = Discovery(self.store, settings.root_namespace, settings.exclude_namespaces)
         self._source = self._make_source()
+        self.admission = self._make_admission()
         self.duties = self._make_duties()
         pods = StorePods(self.store)
         authenticator = Authenticator(
@@ -174,6 +179,8 @@ class Istiod:
         self._tls = ServerContext(self._context(), self.authority.current.revoked)
         self.authority.on_change(self._publish_ca)
         await self.service.server.start(settings.address, settings.port, self._tls)
+        if self.admission is not None:
+            await self.admission.start(settings.address, _webhook_port(settings))
         self._synced = True
         log.info(
             "serving on %s:%d: %d objects, %d addresses, %d policies",
@@ -208,6 +215,8 @@ class Istiod:
         self._synced = False
         self.hurry()
         await self.service.stop(self.settings.shutdown)
+        if self.admission is not None:
+            await self.admission.stop(self.settings.shutdown)
         await self.http.stop()
         await self.monitoring.stop()
         await self._source.close()
@@ -236,6 +245,20 @@ class Istiod:
         directory = ManifestDirectory(self.settings.config_dir, self.settings.status_dir)
         return DirectorySource(directory, self.intake, self._took)
 
+    def _make_admission(self) -> Admission | None:
+        settings = self.settings
+        if not _webhook_port(settings):
+            return None
+        from istiod.admission import Admission  # with all of `analyze`: not for an istiod without a webhook
+
+        return Admission(
+            self.authority,
+            self._names(),
+            self.metrics,
+            namespace=settings.root_namespace,
+            revision=settings.revision,
+        )
+
     def _make_duties(self) -> Duties | None:
         settings = self.settings
         if not settings.write_status:
@@ -253,6 +276,7 @@ class Istiod:
                 self._cluster.status,
                 self.metrics,
                 distributor=distributor,
+                reconciler=self.admission.reconciler(self._cluster.client) if self.admission is not None else None,
                 auto_allocate=settings.auto_allocate,
             )
         if settings.status_dir is None:
@@ -317,17 +341,21 @@ class Istiod:
         if self._tls is not None:
             self._tls.use(self._context(), self.authority.current.revoked)
             log.info("serving certificate renewed")
+        if self.admission is not None:
+            self.admission.renew()
 
     def _context(self) -> ssl.SSLContext:
         chain, key = self.authority.serving(self._names())
         return server_context(self.authority.current.root_pem, chain, key)
 
     def _publish_ca(self, authority: ca.Authority) -> None:
+        self.metrics.set("citadel_server_root_cert_expiry_timestamp", authority.root_expiry.timestamp())
+        self.metrics.set("citadel_server_cert_chain_expiry_timestamp", authority.chain_expiry.timestamp())
         self._serve_anew()
         if self.settings.state_dir:
             write_atomic(Path(self.settings.state_dir) / ROOT_FILE, authority.root_pem.encode())
-        if self.duties is not None and self.duties.distributor is not None:
-            self.duties.distributor.trigger()
+        if self.duties is not None:
+            self.duties.renewed()
 
     def _took(self, changes: list[Change], errors: tuple[ManifestError, ...]) -> None:
         """Keep changes for the next push; say what is newly wrong, once, and what is right again."""
@@ -335,7 +363,6 @@ class Istiod:
         self._pending += changes
         for update, number in Counter(map(update_type, changes)).items():
             self.metrics.add("pilot_inbound_updates", number, type=update)
-        self.metrics.add("galley_validation_passed", len(changes))
         if self.intake.touched or errors or self._said:
             self._tell(errors)
         if self.duties is not None and self.intake.touched:
@@ -351,7 +378,6 @@ class Istiod:
             log.log(logging.ERROR if problem in failures else logging.WARNING, "%s", problem)
         for place in sorted({p.file or p.object for p in self._said} - {p.file or p.object for p in now}):
             log.info("%s: in order again", place)
-        self.metrics.add("galley_validation_failed", len(failures - self._said))
         self.metrics.set("pilot_total_rejected_configs", len(failures))
         self._said = now
 
@@ -371,6 +397,12 @@ class Istiod:
         del request
         why = self.waiting_for
         return text(f"not ready: {why}\n", 503) if why else text("ready\n")
+
+
+def _webhook_port(settings: Settings) -> int:
+    if settings.webhook_port is not None:
+        return settings.webhook_port
+    return 0 if settings.config_dir else WEBHOOK_PORT
 
 
 def service_names(settings: Settings) -> list[str]:

@@ -77,6 +77,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     monitoring_port: Port = 15014
     """/metrics. 0 = off."""
 
+    webhook_port: Port | None = None
+    """The validating webhook, HTTPS. 0 = off. Default: 15017 with Kubernetes, off with a directory."""
+
     sans: tuple[str, ...] = ()
     """Further DNS names and addresses of the serving certificate."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from istiod.autoallocate import MANAGER, allocate
 from istiod.ca.distribution import Distributor
@@ -24,6 +24,14 @@ CONDITIONED: Final = ("Service", "ServiceEntry", "WorkloadEntry", "Authorization
 """Kinds whose conditions are looked through when this process begins to lead."""
 
 
+class Reconciler(Protocol):
+    """Something that is kept right until `stop`, and looked at again after `trigger`."""
+
+    def trigger(self) -> None: ...
+
+    async def run(self, stop: asyncio.Event) -> None: ...
+
+
 class Duties:
     """Statuses, allocated addresses and the distribution of roots. Fed always, carried out while `run` runs."""
 
@@ -35,10 +43,12 @@ class Duties:
         metrics: Metrics,
         *,
         distributor: Distributor | None = None,
+        reconciler: Reconciler | None = None,
         auto_allocate: bool = True,
     ) -> None:
         self.statuses = StatusKeeper(writer, metrics)
         self.distributor = distributor
+        self.reconciler = reconciler
         self._store = store
         self._intake = intake
         self._auto_allocate = auto_allocate
@@ -50,6 +60,15 @@ class Duties:
             tasks.create_task(self.statuses.run(stop))
             if self.distributor is not None:
                 tasks.create_task(self.distributor.run(stop))
+            if self.reconciler is not None:
+                tasks.create_task(self.reconciler.run(stop))
+
+    def renewed(self) -> None:
+        """The CA has new material."""
+        if self.distributor is not None:
+            self.distributor.trigger()
+        if self.reconciler is not None:
+            self.reconciler.trigger()
 
     def changed(self, changes: Sequence[Change], diffs: Iterable[Diff]) -> None:
         """Take over what a push computed, and what else the objects ask for."""

@@ -71,8 +71,13 @@ METRICS: Final[Mapping[str, Metric]] = {
     "pilot_virt_services": _gauge("VirtualServices in force."),
     "pilot_endpoint_not_ready": _gauge("Workloads published as unhealthy."),
     "pilot_total_rejected_configs": _gauge("Objects with an error now."),
-    "galley_validation_passed": _counter("Objects that were read and found valid."),
-    "galley_validation_failed": _counter("Objects that were read and found invalid."),
+    "galley_validation_passed": _counter("Reviews of the webhook that passed.", "group", "version", "resource"),
+    "galley_validation_failed": _counter(
+        "Reviews of the webhook that did not pass.", "group", "version", "resource", "reason"
+    ),
+    "galley_validation_http_error": _counter("Requests to the webhook that are no review.", "status"),
+    "galley_validation_config_updates": _counter("Writes of the webhook's configuration."),
+    "galley_validation_config_update_error": _counter("Such writes that failed.", "reason"),
     "citadel_server_csr_count": _counter("Requests for a certificate."),
     "citadel_server_authentication_failure_count": _counter("Requests without valid credentials."),
     "citadel_server_csr_parsing_err_count": _counter("Requests with an unusable CSR."),

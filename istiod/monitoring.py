@@ -57,7 +57,6 @@ class MetricsPage:
     def _authority(self) -> None:
         authority, now = self._parts.authority.current, datetime.now(UTC)
         for name, expiry in (("root_cert", authority.root_expiry), ("cert_chain", authority.chain_expiry)):
-            self._parts.metrics.set(f"citadel_server_{name}_expiry_timestamp", expiry.timestamp())
             self._parts.metrics.set(f"citadel_server_{name}_expiry_seconds", (expiry - now).total_seconds())
 
     def _objects(self) -> None:

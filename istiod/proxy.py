@@ -131,7 +131,7 @@ class Proxy:
         for url, state in self.types.items():
             if state.behind:
                 self._convergence[url].changed(self._published.changed_at)
-        self._wake.set()
+                self._wake.set()
 
     async def _read(self, framing: Framing) -> None:
         try:
@@ -161,7 +161,8 @@ class Proxy:
             self._convergence[url].answered(accepted=not request.error)
         if answered and request.error:
             self._refused(url, request.error)
-        self._wake.set()
+        if state.behind:
+            self._wake.set()
 
     def _refused(self, url: str, why: str) -> None:
         self.last_refusals[url] = why[:REFUSAL_CHARS_MAX]

@@ -214,9 +214,15 @@ class KubeClient:
     async def get(self, resource: Resource, namespace: str, name: str, *, version: str = "") -> Item:
         return await self._call("get", "GET", resource, namespace, name, version=version)
 
-    async def create(self, resource: Resource, namespace: str, obj: Any, *, version: str = "") -> Item:
-        """`obj` is what msgspec encodes to the object's JSON; so it is for `replace`, `apply` and `merge_patch`."""
-        return await self._call("create", "POST", resource, namespace, body=obj, version=version)
+    async def create(
+        self, resource: Resource, namespace: str, obj: Any, *, version: str = "", dry_run: bool = False
+    ) -> Item:
+        """`obj` is what msgspec encodes to the object's JSON; so it is for `replace`, `apply` and `merge_patch`.
+
+        With `dry_run` the object is judged as if, and not stored.
+        """
+        query = {"dryRun": "All"} if dry_run else None
+        return await self._call("create", "POST", resource, namespace, body=obj, query=query, version=version)
 
     async def replace(
         self, resource: Resource, namespace: str, name: str, obj: Any, *, subresource: str = "", version: str = ""

@@ -100,12 +100,12 @@ def problems(resource: Resource, obj: Any, *, strict: bool = True) -> list[Probl
     return found
 
 
-def check(kind: str, api_version: str, obj: dict[str, Any]) -> Checked | None:
-    """Check and convert one object; None if istiod does not know this kind."""
+def check(kind: str, api_version: str, obj: dict[str, Any], *, strict: bool = True) -> Checked | None:
+    """Check and convert one object; None if istiod does not know this kind. `strict` is that of `problems`."""
     resource = resource_of(kind, api_version)
     if resource is None:
         return _of_another_group(kind, api_version)
-    found = problems(resource, obj)
+    found = problems(resource, obj, strict=strict)
     python_type = objects.KINDS.get(store_kind(resource))
     if python_type is None or any(not problem.warning for problem in found):
         return Checked(None, found)

@@ -36,6 +36,16 @@ Revoked = Callable[[Sequence[bytes]], str]
 """Says what is revoked in a verified chain of DER certificates, leaf first; empty if nothing is."""
 
 
+def https_context(chain_pem: str, key_pem: bytes) -> ssl.SSLContext:
+    """For a page or webhook of istiod over HTTP/1.1: no client certificate is asked for."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.set_alpn_protocols(["http/1.1"])
+    context.num_tickets = 0
+    load_identity(context, chain_pem, key_pem)
+    return context
+
+
 class ServerContext(ssl.SSLContext):
     """What a listener is started with when its material changes later: new connections are made by the last `use`.
 

@@ -15,12 +15,15 @@ import yaml
 from cryptography import x509
 
 from istiod import schema
+from istiod.admission import probe
 from istiod.app import Istiod, open_istiod
 from istiod.config import Settings
 from istiod.kube.client import KubeClient
 from istiod.kube.credentials import direct
 from istiod.kube.errors import AlreadyExists, KubeError
 from istiod.resources import BY_STORE_KIND, Resource
+from istiod.webhook import PATH
+from istiod.webhook_configuration import CONFIGURATION, for_unlabelled
 from meshcore.errors import AuthenticationError, AuthorizationError
 from meshcore.model import ADDRESS_TYPE, AUTHORIZATION_TYPE, Address, TunnelProtocol, WorkloadStatus
 from meshcore.stream import DeltaClient, Node, SigningClient, client_context
@@ -28,6 +31,7 @@ from meshcore.stream import Resource as Received
 from tests.support import kubernetes
 from tests.support.apiserver import TokenUser, api_server
 from tests.support.build import ROOT
+from tests.support.ports import free_ports
 from tests.unit.istiod.support import new_csr
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(120)]
@@ -155,9 +159,10 @@ class World:
             "port": 0,
             "http_port": 0,
             "monitoring_port": 0,
+            "webhook_port": 0,
             "debounce_after": 0.01,
-            "shutdown": 0.5,
             "drain": 0.0,
+            "shutdown": 0.5,
             "handover": 0.0,
             "api_qps": 1000.0,
             "api_burst": 1000,
@@ -518,3 +523,47 @@ async def test_discovery_selectors_are_followed(cluster: Cluster, tmp_path: Path
         await proxy.until(lambda: proxy.address(uid) is None)
         await w.client.merge_patch(BY_STORE_KIND["Namespace"], "", w.space, {"metadata": {"labels": {"read": "yes"}}})
         await proxy.until(lambda: proxy.address(uid))
+
+
+def test_the_webhook_of_an_istiod_is_found_out_and_refuses(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """The real API server only: it is the one that asks webhooks."""
+    server = kubernetes.shared(request.config)
+
+    def login(namespace: str) -> str:
+        grant(server, namespace)
+        return server.service_account_token(namespace, "istiod", audience=kubernetes.ISSUER)
+
+    cluster = Cluster(server.url, server.token, str(server.ca_file), lambda *_: "", login)
+
+    async def scenario() -> None:
+        async with world(cluster, tmp_path) as w, w.istiod(webhook_port=free_ports(1)[0]) as istiod:
+            assert istiod.admission is not None
+            rights = direct(cluster.url, token=login(w.root), ca_file=cluster.ca_file)
+            async with KubeClient(rights) as own:
+                assert not await probe(own, w.root)
+                configuration = for_unlabelled("default", w.root, "istiod", istiod.authority.current.root_pem.encode())
+                configuration["metadata"]["name"] = w.root
+                (hook,) = configuration["webhooks"]
+                hook["clientConfig"] = {
+                    "url": f"https://127.0.0.1:{istiod.admission.webhook.port}{PATH}",
+                    "caBundle": hook["clientConfig"]["caBundle"],
+                }
+                hook["namespaceSelector"] = {
+                    "matchExpressions": [
+                        {"key": "kubernetes.io/metadata.name", "operator": "In", "values": [w.root, w.space]}
+                    ]
+                }
+                await w.client.create(CONFIGURATION, "", configuration)
+                try:
+                    await eventually(lambda: probe(own, w.root), "reached")
+                    with pytest.raises(KubeError, match="missing: DENY without rules would do nothing"):
+                        await w.create("AuthorizationPolicy", "p", {"spec": {"action": "DENY"}})
+                    await w.create("AuthorizationPolicy", "p", {"spec": {"action": "DENY", "rules": [{}]}})
+                finally:
+                    await w.client.delete(CONFIGURATION, "", w.root)
+
+    async def bounded() -> None:
+        async with asyncio.timeout(100):
+            await scenario()
+
+    asyncio.run(bounded())

@@ -7,12 +7,13 @@ import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
-from ambient import ztunnel_config
+from ambient import pages, ztunnel_config
 from ambient.ztunnel_config import command
 from meshcore.errors import MeshError
 
@@ -137,6 +138,74 @@ def test_json_yaml_and_all(admin: str) -> None:
     assert run("all", "--admin", admin).count("NAMESPACE") == 3
 
 
+def test_one_name_for_a_subject_is_as_good_as_the_other(admin: str) -> None:
+    for one, many in ztunnel_config.ALIASES.items():
+        assert run(one, "--admin", admin) == run(many, "--admin", admin)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (("workloads", "--workload-namespace", "shop"), ["web"]),
+        (("workloads", "--workload-node", "n1"), ["web"]),
+        (("workloads", "--address", "10.0.0.1"), ["cli"]),
+        (("workloads", "--workload-namespace", "a", "--address", "10.0.0.1"), ["cli"]),
+        (("services", "--service-namespace", "a"), []),
+        (("services", "--service-namespace", "shop"), ["way"]),
+        (("policies", "--policy-namespace", "a"), []),
+    ],
+)
+def test_filters(admin: str, arguments: tuple[str, ...], names: list[str]) -> None:
+    assert [row[1] for row in cells(run(*arguments, "--admin", admin))[1:]] == names
+    assert [one["name"] for one in json.loads(run(*arguments, "-o", "json", "--admin", admin))] == names
+
+
+def test_connections_of_one_direction_and_without_names(admin: str) -> None:
+    assert cells(run("connections", "--direction", "inbound", "--admin", admin))[1:] == [
+        ["cli.a", "Inbound", "10.0.0.1:80", "web.shop:1", "TCP"]
+    ]
+    assert cells(run("connections", "--direction", "outbound", "--raw", "--admin", admin))[1:] == [
+        ["cli.a", "Outbound", "10.0.0.1:2", "10.0.0.2:15008", "10.9.0.1:80", "HBONE"]
+    ]
+    found = json.loads(run("connections", "--direction", "outbound", "-o", "json", "--admin", admin))
+    assert {side: len(each) for side, each in found["u"]["connections"].items()} == {"inbound": 0, "outbound": 1}
+
+
+def test_connections_of_one_namespace_still_name_peers_of_others(admin: str) -> None:
+    rows = cells(run("connections", "--workload-namespace", "a", "--admin", admin))[1:]
+    assert [row[3] for row in rows] == ["web.shop:1", "web.shop:15008"]
+    assert cells(run("connections", "--workload-namespace", "shop", "--admin", admin))[1:] == []
+
+
+def test_a_saved_dump(tmp_path: Path) -> None:
+    file = tmp_path / "dump.json"
+    file.write_text(json.dumps(DUMP))
+    assert cells(run("policies", "--file", str(file)))[1] == ["shop", "p", "Deny", "Namespace"]
+    piped = CliRunner().invoke(command, ["policies", "--file", "-"], input=json.dumps(DUMP))
+    assert piped.output == run("policies", "--file", str(file))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [("{", "not JSON"), ("[]", "not the config dump"), ("{}", "not the config dump")]
+)
+def test_a_file_that_is_no_dump(tmp_path: Path, content: str, words: str) -> None:
+    file = tmp_path / "dump.json"
+    file.write_text(content)
+    with pytest.raises(MeshError, match=words):
+        run("policies", "--file", str(file))
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(MeshError, match=r"--file .*gone.json: No such file"):
+        run("policies", "--file", str(tmp_path / "gone.json"))
+
+
+def test_only_one_place_to_look() -> None:
+    result = CliRunner().invoke(command, ["policies", "--file", "x", "--node", "node-1"])
+    assert result.exit_code == 2
+    assert "give one" in result.output
+
+
 def test_nobody_answers() -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
@@ -158,4 +227,4 @@ def test_a_wrong_address_is_refused(admin: str) -> None:
 
 
 def test_a_table_has_its_header_when_empty() -> None:
-    assert ztunnel_config.table(*ztunnel_config.policies({})) == "NAMESPACE   POLICY NAME   ACTION   SCOPE"
+    assert pages.table(*ztunnel_config.policies({})) == "NAMESPACE   POLICY NAME   ACTION   SCOPE"

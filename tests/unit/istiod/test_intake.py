@@ -101,3 +101,24 @@ def test_annotations_and_data_that_nobody_reads_are_not_kept() -> None:
     secret = intake.store.of(Secret)["default", "x"]
     assert secret.data == {"tls.crt": "YQ=="}
     assert "YQ" not in repr(secret)
+
+
+def test_a_field_of_a_newer_definition_is_a_warning_in_a_cluster_but_not_in_a_policy() -> None:
+    intake = Intake(Store())
+    ports = [{"number": 80, "name": "http", "protocol": "HTTP"}]
+    spec = {"hosts": ["a.example"], "resolution": "DNS", "ports": ports, "newer": 1}
+    assert raw(intake, "ServiceEntry", {"metadata": meta(), "spec": spec}) == 1
+    (warning,) = intake.warnings()
+    assert warning.field == "spec.newer"
+    spec = {"action": "DENY", "rules": [{}], "newer": 1}
+    assert raw(intake, "AuthorizationPolicy", {"metadata": meta(), "spec": spec}) == 0
+    (error,) = intake.errors()
+    assert error.field == "spec.newer"
+
+
+def test_a_kind_that_is_only_recognised_may_be_wrong() -> None:
+    document = next(yamldoc.parse("apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: x}\nspec: {}\n"))
+    manifest = Manifest("f.yaml", 1, "networking.istio.io/v1", "Sidecar", "default", "x", document.data, document.text)
+    intake = Intake(Store())
+    assert intake.scan(Scan({manifest.key: manifest}, frozenset({manifest.key}), frozenset(), ())) == []
+    assert [error.object for error in intake.errors()] == ["Sidecar default/x"]

@@ -1,4 +1,4 @@
-"""Publishing, settings, the admin pages and the command."""
+"""Publishing, settings and the command."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -20,15 +18,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from istiod import config
-from istiod.admin import AdminServer, text
 from istiod.cli import command
-from istiod.hostaddresses import local_addresses
 from istiod.metrics import Metrics
 from istiod.push import Published, Pusher
 from istiod.translate.graph import Diff
-from meshcore.errors import ConfigError, MeshError, Unavailable
+from meshcore.errors import ConfigError, MeshError
 from meshcore.model import ADDRESS_TYPE, AUTHORIZATION_TYPE
-from tests.unit.istiod.support import Mesh, pod
 
 NEEDED = {"config_dir": "c", "state_dir": "s"}
 
@@ -149,74 +144,6 @@ def test_an_option_wins_over_the_environment() -> None:
 def test_bad_settings_are_named(options: dict[str, Any], environment: dict[str, str], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         config.load(NEEDED | options, environment)
-
-
-def test_metrics_text() -> None:
-    metrics = Metrics()
-    metrics.add("pilot_xds_pushes", type='a"b\n')
-    metrics.set("pilot_xds", 3)
-    text_form = metrics.render()
-    assert '# TYPE pilot_xds_pushes counter\npilot_xds_pushes{type="a\\"b\\n"} 1\n' in text_form
-    assert "\npilot_xds 3\n" in text_form
-    assert "\ncitadel_server_csr_count 0\n" in text_form
-
-
-async def fetch(port: int, path: str, host: str = "127.0.0.1") -> tuple[int, str]:
-    def get() -> tuple[int, str]:
-        try:
-            with urllib.request.urlopen(f"http://{host}:{port}{path}", timeout=5) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as refused:
-            return refused.code, refused.read().decode()
-
-    return await asyncio.to_thread(get)
-
-
-def test_admin_answers_and_refuses() -> None:
-    async def scenario() -> None:
-        server = AdminServer({"/ready": lambda: text("ready\n")}, {"/debug/x": lambda: text("secret")})
-        await server.start("0.0.0.0", 0)
-        assert await fetch(server.port, "/ready?x=1") == (200, "ready\n")
-        assert await fetch(server.port, "/debug/x") == (200, "secret")
-        status, body = await fetch(server.port, "/nothing")
-        assert (status, "/debug/x" in body) == (404, True)
-        for raw in (b"POST /ready HTTP/1.1\r\n\r\n", b"\r\n\r\n", b"GET /ready\r\n\r\n"):
-            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-            writer.write(raw)
-            assert b" 405 " in await asyncio.wait_for(reader.read(), 5)
-            writer.close()
-        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-        writer.write(b"x" * 20_000)
-        assert await asyncio.wait_for(reader.read(), 5) == b""
-        writer.close()
-        own = [a for a in local_addresses() if ":" not in a and a != "127.0.0.1"]
-        for address in own[:1]:
-            assert (await fetch(server.port, "/debug/x", address))[0] == 403
-            assert (await fetch(server.port, "/ready", address))[0] == 200
-        await server.stop()
-        with pytest.raises(Unavailable):
-            await server.start("192.0.2.1", 0)
-
-    run(scenario())
-
-
-def test_pages_of_a_running_istiod(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        mesh = Mesh(tmp_path)
-        (mesh.config / "a.yaml").write_text(pod("web"))
-        istiod = mesh.istiod
-        await istiod.http.start("127.0.0.1", 0)
-        await istiod.monitoring.start("127.0.0.1", 0)
-        assert (await fetch(istiod.http.port, "/ready"))[0] == 503
-        async with mesh.running(), mesh.subscriber() as subscriber:
-            await subscriber.client.ready(ADDRESS_TYPE, 5)
-            assert (await fetch(istiod.http.port, "/ready"))[0] == 200
-            assert '"default"' in (await fetch(istiod.http.port, "/debug/config_dump"))[1]
-            synced = (await fetch(istiod.http.port, "/debug/syncz"))[1]
-            assert "spiffe://cluster.local/ns/istio-system/sa/ztunnel" in synced
-            assert "\npilot_xds 1\n" in (await fetch(istiod.monitoring.port, "/metrics"))[1]
-
-    run(scenario())
 
 
 def test_a_token_from_the_command_line(tmp_path: Path) -> None:

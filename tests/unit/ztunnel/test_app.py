@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import random
 import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -23,6 +22,7 @@ from meshcore.records import Rec, decode_cert_error, encode_sans
 from meshcore.stream import Resource
 from meshcore.zds import AddWorkload, DelWorkload, SnapshotSent, WorkloadInfo
 from tests.support.issuer import Issuer
+from tests.support.ports import free_ports
 from ztunnel import app as app_module
 from ztunnel import config, log
 from ztunnel.app import App
@@ -125,17 +125,6 @@ async def until(condition: Callable[[], object], what: str) -> None:
                 await asyncio.sleep(0.005)
     except TimeoutError:
         raise AssertionError(f"not within {DEADLINE} s: {what}") from None
-
-
-def free_ports(count: int) -> list[int]:
-    """Below the range that the kernel takes client ports from, so nobody's connection is given one meanwhile."""
-    ports: list[int] = []
-    for port in random.sample(range(15_100, 30_000), 200):
-        with suppress(OSError), socket.create_server(("", port)):
-            ports.append(port)
-        if len(ports) == count:
-            break
-    return ports
 
 
 @asynccontextmanager
