@@ -13,6 +13,7 @@ import click
 from bench import config, isolation, measure, profiling
 from bench.bars import BARS, Context, Row
 from bench.gate.command import gate_command
+from bench.istiod.command import istiod_command
 from bench.report import Reporter, as_object, write_json
 from bench.reporting.command import report_command
 from bench.scenarios.command import list_command, run_command, show_command
@@ -38,6 +39,7 @@ def cli(context: click.Context) -> None:
       ambient bench run ambient-l4 --against envoy-sidecar
       ambient bench report                          the newest runs as a page
       ambient bench gate                            what CI holds every change to
+      ambient bench istiod                          the control plane of 10,000 pods
       ambient bench bars --quick                    two short rounds of everything, a few minutes
       ambient bench bars                            what BARS.md reports
       ambient bench bars --only request --rounds 9  one bar, with care
@@ -106,6 +108,7 @@ def bars(
 
 
 cli.add_command(gate_command)
+cli.add_command(istiod_command)
 cli.add_command(list_command)
 cli.add_command(report_command)
 cli.add_command(run_command)

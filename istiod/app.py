@@ -19,7 +19,7 @@ from istiod import ca, hostaddresses
 from istiod.adapters import StorePods
 from istiod.admin import AdminServer, Answer, Request, text
 from istiod.auth import Authenticator, Authorizer, BootstrapTokens, KubernetesTokens, TokenKey, TokenMethod
-from istiod.ca.distribution import Distributor, Selects
+from istiod.ca.distribution import Distributor
 from istiod.cluster import Cluster
 from istiod.config import Settings
 from istiod.debug import Debug
@@ -30,7 +30,6 @@ from istiod.kube.lease import LeaderElection
 from istiod.kube.reflector import Reflector
 from istiod.metrics import Metrics
 from istiod.monitoring import MetricsPage, version_page
-from istiod.objects import Namespace
 from istiod.proxy import Proxy
 from istiod.push import Published, Pusher, update_type
 from istiod.serve import Service
@@ -85,7 +84,7 @@ class Istiod:
         self.authority = authority
         self.metrics = Metrics()
         self.store = Store(INDEXES, revision=settings.revision)
-        self.intake = Intake(self.store)
+        self.intake = Intake(self.store, settings.root_namespace)
         self.published = Published()
         self.mesh = MeshConfig(
             settings.cluster_id,
@@ -266,9 +265,8 @@ class Istiod:
         if self._cluster is not None:
             distributor = Distributor(
                 self._cluster.config_maps,
-                self._namespaces,
+                self._discovery.namespaces,
                 lambda: self.authority.current,
-                selects=self._selects,
             )
             return Duties(
                 self.store,
@@ -310,18 +308,6 @@ class Istiod:
             pass
 
         await self._cluster.election.run(stop, started, stopped)
-
-    def _namespaces(self) -> Mapping[str, Mapping[str, str]]:
-        """Labels by name; a namespace that is on its way out takes nothing any more."""
-        return {
-            name: value.metadata.labels
-            for (_, name), value in self.store.of(Namespace).items()
-            if not value.metadata.deletion_timestamp
-        }
-
-    def _selects(self) -> Selects | None:
-        """The discovery selectors, as they are asked about the labels of a namespace."""
-        return self._discovery.labels_selected if self._discovery.selective else None
 
     def _names(self) -> list[str]:
         address = self.settings.address

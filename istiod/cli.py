@@ -74,7 +74,8 @@ def command(ctx: click.Context, /, log_level: str, **options: Any) -> None:
     root = logging.getLogger()
     root.addHandler(handler)
     root.setLevel(log_level.upper())
-    logging.getLogger("watchfiles").setLevel(logging.WARNING)
+    for chatty in ("watchfiles", "httpx2", "httpcore2"):  # a line a request, or a line a file
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     import uvloop
 
     uvloop.run(serve(settings))

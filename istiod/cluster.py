@@ -16,9 +16,9 @@ from istiod.kube import credentials
 from istiod.kube.client import KubeClient
 from istiod.kube.errors import NotFound
 from istiod.kube.lease import LeaderElection
+from istiod.meshfile import CONFIG_KEY, CONFIG_MAP, read_mesh_config
 from istiod.resources import BY_STORE_KIND
 from istiod.status import KubernetesStatus
-from istiod.translate.meshconfig import CONFIG_KEY, CONFIG_MAP, read_mesh_config
 from meshcore.errors import ConfigError
 
 LEASE: Final = "ambient-istiod-leader"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
+from istiod.meshfile import CONFIG_KEY, CONFIG_MAP, read_mesh_config
 from istiod.objects import ConfigMap, Namespace
 from istiod.objects.gateway_api import LabelSelector
 from istiod.store import Change, Store
 from istiod.translate.common import matches
-from istiod.translate.meshconfig import CONFIG_KEY, CONFIG_MAP, read_mesh_config
 from meshcore.errors import ConfigError
 
 
@@ -30,15 +30,16 @@ class Discovery:
         if not self._selectors or namespace == self._root:
             return True
         found = self._store.get(Namespace, "", namespace)
-        return self.labels_selected(found.metadata.labels if found is not None else {})
-
-    def labels_selected(self, labels: Mapping[str, str]) -> bool:
-        """Whether a selector selects a namespace with these labels."""
+        labels = found.metadata.labels if found is not None else {}
         return any(matches(selector, labels) for selector in self._selectors)
 
-    @property
-    def selective(self) -> bool:
-        return bool(self._selectors)
+    def namespaces(self) -> list[str]:
+        """Those that are read and can take new objects: one on its way out takes nothing any more."""
+        return [
+            name
+            for (_, name), value in self._store.of(Namespace).items()
+            if not value.metadata.deletion_timestamp and self.selects(name)
+        ]
 
     def follow(self, changes: Iterable[Change]) -> list[Change]:
         """What further changed because these changes selected or dropped namespaces."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Final, Protocol
 
 from istiod.autoallocate import MANAGER, allocate
@@ -16,11 +17,14 @@ from istiod.status import StatusKeeper, StatusWriter
 from istiod.store import Change, Store
 from istiod.translate import conditions
 from istiod.translate.graph import Diff
-from istiod.translate.statuses import OUTPUT, StatusPatch
+from istiod.translate.statuses import OUTPUT, StatusPatch, object_of
 from istiod.validate import messages
 from meshcore.manifests import Key
 
-CONDITIONED: Final = ("Service", "ServiceEntry", "WorkloadEntry", "AuthorizationPolicy")
+CONDITIONED: Final = (
+    "Service",
+    *(kind for kind, resource in BY_STORE_KIND.items() if resource.used and resource.group.endswith(".istio.io")),
+)
 """Kinds whose conditions are looked through when this process begins to lead."""
 
 
@@ -52,6 +56,8 @@ class Duties:
         self._store = store
         self._intake = intake
         self._auto_allocate = auto_allocate
+        self._allocated: set[str] = set()
+        """Titles of the patches that the last allocation asked for."""
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`, or until cancelled because another istiod leads."""
@@ -70,24 +76,42 @@ class Duties:
         if self.reconciler is not None:
             self.reconciler.trigger()
 
-    def changed(self, changes: Sequence[Change], diffs: Iterable[Diff]) -> None:
+    def changed(self, changes: Sequence[Change], diffs: Sequence[Diff]) -> None:
         """Take over what a push computed, and what else the objects ask for."""
+        gone = {change.key for change in changes if change.new is None}
         for diff in diffs:
             if diff.output == OUTPUT:
-                self.statuses.update(diff.changed)
-        entries = [change for change in changes if change.key[0] == "ServiceEntry"]
-        if self._auto_allocate and entries:
-            gone = (StatusPatch(*change.key, MANAGER, {}).title for change in entries if change.new is None)
-            self.statuses.update(dict.fromkeys(gone))
-            self.statuses.update({patch.title: patch for patch in allocate(self._store.of(ServiceEntry).values())})
+                self.statuses.update(diff.changed, gone)
+        away = set(filter(self._store.shelved, gone))
+        if away:
+            self.statuses.forget(
+                t for diff in diffs if diff.output == OUTPUT for t in diff.changed if object_of(t) in away
+            )
         kinds = {change.key[0] for change in changes}
+        if self._auto_allocate and "ServiceEntry" in kinds:
+            self._allocate(gone - away)
+        self.statuses.again(change.key for change in changes if change.new is not None and _anew(change))
         if self.distributor is not None and kinds & {"Namespace", "ConfigMap"}:
             self.distributor.trigger()
 
     def findings(self) -> None:
         """Take over what the checks newly say about objects."""
         touched, self._intake.touched = self._intake.touched, set()
-        self.statuses.update(dict(self._messages(key) for key in touched if _has_messages(key)))
+        for key in filter(_has_messages, touched):
+            title, patch, ours = self._messages(key)
+            if ours:
+                self.statuses.update({title: patch})
+            else:
+                self.statuses.forget((title,))
+
+    def _allocate(self, gone: AbstractSet[Key]) -> None:
+        """What an earlier allocation asked for and this one does not is there, or another istiod has given another."""
+        wanted = {patch.title: patch for patch in allocate(self._store.of(ServiceEntry).values())}
+        self.statuses.forget(self._allocated - wanted.keys())
+        if self.statuses.running:
+            self.statuses.take_back(StatusPatch(*key, MANAGER, {}) for key in gone if key[0] == "ServiceEntry")
+        self.statuses.update(wanted)
+        self._allocated = set(wanted)
 
     def _stale(self) -> Iterable[StatusPatch]:
         """Conditions of ours in the statuses of objects that nothing asks for any more: written before this process
@@ -95,17 +119,30 @@ class Duties:
         """
         for kind in CONDITIONED:
             for (namespace, name), value in self._store.by_kind(kind).items():
-                for manager in {conditions.manager_of(kind, one.type) for one in value.status.conditions} - {""}:
+                for manager in {_manager(kind, one.type) for one in value.status.conditions} - {""}:
                     patch = StatusPatch(kind, namespace, name, manager, {})
                     if not self.statuses.wants(patch.title):
                         yield patch
 
-    def _messages(self, key: Key) -> tuple[str, StatusPatch | None]:
+    def _messages(self, key: Key) -> tuple[str, StatusPatch | None, bool]:
+        """Title and patch for an object, and whether it is for this istiod to write."""
         finding = self._intake.findings.get(key)
         if finding is None:
-            return StatusPatch(*key, messages.MANAGER, {}).title, None
+            return StatusPatch(*key, messages.MANAGER, {}).title, None, not self._store.shelved(key)
         patch = messages.status_messages(key, finding.problems, kept=finding.kept)
-        return patch.title, patch
+        return patch.title, patch, finding.ours
+
+
+def _anew(change: Change) -> bool:
+    """The object was not there before, or the one that was there is gone and this one has its name."""
+    return change.old is None or change.old.metadata.uid != change.new.metadata.uid
+
+
+def _manager(kind: str, condition_type: str) -> str:
+    """Which of our field managers writes a condition; empty if none does."""
+    if condition_type == messages.VALID and kind != "Service":
+        return messages.MANAGER
+    return conditions.manager_of(kind, condition_type)
 
 
 def _has_messages(key: Key) -> bool:

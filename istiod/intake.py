@@ -8,17 +8,19 @@ the webhook and `analyze` use.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from istiod import objects
 from istiod.kube.changes import RawChange
+from istiod.meshfile import CONFIG_KEY, CONFIG_MAP, read_mesh_config, read_mesh_l7
 from istiod.objects.trim import trimmed
 from istiod.resources import SECURITY, Resource, store_kind
 from istiod.store import Change, Store
 from istiod.validate import Problem, check
+from meshcore.errors import ConfigError
 from meshcore.manifests import Key, Manifest, ManifestError, Scan, dotted, title
 
 log = logging.getLogger("istiod.intake")
@@ -27,10 +29,13 @@ _STAYS: Final = "; the previous version stays in force"
 
 
 class Finding(NamedTuple):
-    """What the checks say about one object now; `kept` if an earlier version of it is in force instead."""
+    """What the checks say about one object now; `kept` if an earlier version of it is in force instead, `ours` unless
+    it is another revision's, or in a namespace that is not read.
+    """
 
     problems: tuple[Problem, ...]
     kept: bool
+    ours: bool = True
 
     @property
     def refused(self) -> bool:
@@ -40,8 +45,9 @@ class Finding(NamedTuple):
 class Intake:
     """The one writer of a store's objects. `findings` says what is wrong, by key; objects in order are not in it."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, root_namespace: str = "istio-system") -> None:
         self.store = store
+        self._mesh = ("ConfigMap", root_namespace, CONFIG_MAP)
         self.findings: dict[Key, Finding] = {}
         self.places: dict[Key, Manifest] = {}
         """Where an object of `findings` is written, if it is in a file."""
@@ -92,7 +98,7 @@ class Intake:
                     yield self._located(key, problem, "")
 
     def _remove(self, key: Key) -> Change | None:
-        self._note(key, (), None)
+        self._note(key, (), None, {})
         return self.store.put(key, None)
 
     def _checked(
@@ -107,8 +113,13 @@ class Intake:
         problems = checked.problems
         if manifest is None:  # the status of an object of the API is written by controllers, us among them
             problems = [problem for problem in problems if problem.path[:1] != ("status",)]
-        self._note(key, tuple(problems), manifest)
-        if checked.value is None:
+            if checked.value is None:
+                without = {field: value for field, value in obj.items() if field != "status"}
+                checked = check(kind, api_version, without, strict=strict) or checked
+        labels = (obj.get("metadata") or {}).get("labels")
+        wrong = self._mesh_problems(key, checked.value)
+        self._note(key, (*problems, *wrong), manifest, labels if isinstance(labels, dict) else {})
+        if checked.value is None or wrong:
             return None
         return self.store.put(key, trimmed(_placed(checked.value, key[1])))
 
@@ -125,14 +136,32 @@ class Intake:
             except msgspec.ValidationError as exc:
                 log.error("%s %s/%s from the API server cannot be read: %s", *key, exc)  # noqa: TRY400 - a fault of the object
                 return None
+        if key == self._mesh:
+            wrong = self._mesh_problems(key, value)
+            self._note(key, wrong, None, {})
+            if wrong:
+                return None
         return self.store.put(key, trimmed(value))
 
-    def _note(self, key: Key, problems: tuple[Problem, ...], manifest: Manifest | None) -> None:
+    def _mesh_problems(self, key: Key, value: Any) -> tuple[Problem, ...]:
+        """What is wrong with MeshConfig, which is an object as far as its users are concerned."""
+        if key != self._mesh or value is None or CONFIG_KEY not in value.data:
+            return ()
+        for read in (read_mesh_config, read_mesh_l7):
+            try:
+                read(value.data[CONFIG_KEY])
+            except ConfigError as exc:
+                return (Problem(("data", CONFIG_KEY), str(exc)),)
+        return ()
+
+    def _note(
+        self, key: Key, problems: tuple[Problem, ...], manifest: Manifest | None, labels: Mapping[str, str]
+    ) -> None:
         before = self.findings.pop(key, None)
         self.places.pop(key, None)
         if problems:
             kept = key[1:] in self.store.by_kind(key[0])
-            self.findings[key] = Finding(problems, kept)
+            self.findings[key] = Finding(problems, kept, self.store.in_force(key[0], key[1], labels))
             if manifest is not None:
                 self.places[key] = manifest
         if before != self.findings.get(key):

@@ -114,6 +114,7 @@ class Proxy:
                 self._metrics.add("pilot_xds", -1, version=self.version)
             reader.cancel()
             await asyncio.wait((reader,), timeout=1.0)
+            self._failure = None  # its traceback holds the frames that hold us
 
     def finish(self) -> None:
         """End the stream in order; the proxy will come back."""

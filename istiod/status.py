@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
 from itertools import islice
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -20,9 +22,9 @@ from istiod.kube.errors import NotFound
 from istiod.kube.tasks import until_stopped
 from istiod.metrics import Metrics
 from istiod.resources import BY_STORE_KIND
-from istiod.translate.statuses import StatusPatch, with_times
+from istiod.translate.statuses import StatusPatch, object_of, with_times
 from meshcore.errors import MeshError
-from meshcore.manifests import remove_status, status_file, write_status
+from meshcore.manifests import Key, remove_status, status_file, write_atomic
 
 log = logging.getLogger("istiod.status")
 
@@ -45,23 +47,45 @@ class StatusKeeper:
     def __init__(self, writer: StatusWriter, metrics: Metrics) -> None:
         self._writer = writer
         self._metrics = metrics
-        self._wanted: dict[str, StatusPatch] = {}
+        self._wanted: dict[Key, dict[str, StatusPatch]] = {}
         self._due: dict[str, StatusPatch] = {}
         self._wake = asyncio.Event()
+        self._running = False
 
-    def update(self, changed: Mapping[str, StatusPatch | None]) -> None:
-        """Take over what should be written; None takes a status back."""
+    def update(self, changed: Mapping[str, StatusPatch | None], gone: AbstractSet[Key] = frozenset()) -> None:
+        """Take over what should be written; None takes a status back. Of objects that are `gone` there is nothing to
+        take back while another istiod leads: it has done so.
+        """
         for title, patch in changed.items():
             if patch is not None:
-                self._wanted[title] = self._due[title] = patch
-            elif (before := self._wanted.pop(title, None)) is not None:
+                self._wanted.setdefault(patch[:3], {})[title] = self._due[title] = patch
+            elif (before := self._drop(title)) is not None:
                 self._due[title] = before._replace(status={})
+            if not self._running and object_of(title) in gone:
+                self._due.pop(title, None)
+        if self._due:
+            self._wake.set()
+
+    def forget(self, titles: Iterable[str]) -> None:
+        """Others say what stands there: neither write it nor take it back."""
+        for title in titles:
+            self._drop(title)
+            self._due.pop(title, None)
+
+    def again(self, keys: Iterable[Key]) -> None:
+        """Write what is wanted of these objects: they are there anew, without what was written before."""
+        for key in keys:
+            self._due.update(self._wanted.get(key, {}))
         if self._due:
             self._wake.set()
 
     def wants(self, title: str) -> bool:
         """Whether anything should stand there."""
-        return title in self._wanted
+        return title in self._wanted.get(object_of(title), {})
+
+    @property
+    def running(self) -> bool:
+        return self._running
 
     def take_back(self, patches: Iterable[StatusPatch]) -> None:
         """Remove what nobody wants any more, although this process did not write it."""
@@ -76,10 +100,23 @@ class StatusKeeper:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Write until `stop`. At the start everything is looked at again: another replica may have led before."""
-        for title, patch in self._wanted.items():
-            self._due.setdefault(title, patch)
+        for patches in self._wanted.values():
+            for title, patch in patches.items():
+                self._due.setdefault(title, patch)
         self._wake.set()
-        await until_stopped(stop, self._work())
+        self._running = True
+        try:
+            await until_stopped(stop, self._work())
+        finally:
+            self._running = False
+
+    def _drop(self, title: str) -> StatusPatch | None:
+        key = object_of(title)
+        patches = self._wanted.get(key, {})
+        before = patches.pop(title, None)
+        if not patches:
+            self._wanted.pop(key, None)
+        return before
 
     async def _work(self) -> None:
         running: dict[str, asyncio.Task[None]] = {}
@@ -145,48 +182,60 @@ class KubernetesStatus:
         )
 
 
+class _Note(msgspec.Struct, frozen=True):
+    """What stands in the file of an object: its status, and the part of it that each field manager wants."""
+
+    status: dict[str, Any] = {}
+    managers: dict[str, dict[str, Any]] = {}
+
+
 class DirectoryStatus:
-    """One JSON file for each object, merged from what every field manager wants of it."""
+    """One JSON file for each object, merged from what every field manager wants of it.
+
+    The parts stand in the file too: after a restart one manager may write while another has nothing new to say, whose
+    part (allocated addresses) must stay.
+    """
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
-        self._managers: dict[tuple[str, str, str], dict[str, dict[str, Any]]] = {}
-        self._written: dict[tuple[str, str, str], dict[str, Any]] = {}
+        self._notes: dict[Key, _Note] = {}
 
     async def write(self, patch: StatusPatch) -> None:
         key = patch[:3]
-        managers = self._managers.setdefault(key, {})
-        resource = BY_STORE_KIND[patch.kind]
-        if key not in self._written:
-            self._written[key] = self._earlier(resource.kind, patch.namespace, patch.name)
+        note = self._notes.get(key) or self._earlier(key)
+        managers = dict(note.managers)
         if patch.status:
-            timed = with_times(patch, self._written[key], datetime.now(UTC))
-            managers[patch.field_manager] = timed.status
+            managers[patch.field_manager] = with_times(patch, note.status, datetime.now(UTC)).status
         else:
             managers.pop(patch.field_manager, None)
-        merged = _merged(managers.values())
-        if merged == self._written[key]:
-            return
-        if merged:
-            note = {"status": merged}
-            write_status(
-                self._folder, resource.kind, patch.namespace, patch.name, note, api_version=resource.api_version
-            )
-            self._written[key] = merged
+        wanted = _Note(_merged(managers.values()), managers)
+        if wanted == note:
+            self._notes[key] = note
+        elif managers:
+            self._write(key, wanted)
+            self._notes[key] = wanted
         else:
-            remove_status(self._folder, resource.kind, patch.namespace, patch.name)
-            del self._written[key], self._managers[key]
+            remove_status(self._folder, *key)
+            self._notes.pop(key, None)
 
-    def _earlier(self, kind: str, namespace: str, name: str) -> dict[str, Any]:
+    def _write(self, key: Key, note: _Note) -> None:
+        kind, namespace, name = key
+        resource = BY_STORE_KIND[kind]
+        content = {
+            "apiVersion": resource.api_version,
+            "kind": resource.kind,
+            "metadata": {"name": name, "namespace": namespace},
+            **msgspec.to_builtins(note),
+        }
+        Path(self._folder).mkdir(parents=True, exist_ok=True)
+        write_atomic(status_file(self._folder, *key), msgspec.json.format(msgspec.json.encode(content), indent=1))
+
+    def _earlier(self, key: Key) -> _Note:
         """What an earlier run noted; nothing if it cannot be read."""
         try:
-            note = msgspec.json.decode(
-                status_file(self._folder, kind, namespace, name).read_bytes(), type=dict[str, Any]
-            )
+            return msgspec.json.decode(status_file(self._folder, *key).read_bytes(), type=_Note)
         except (OSError, msgspec.DecodeError, msgspec.ValidationError):
-            return {}
-        status = note.get("status")
-        return status if isinstance(status, dict) else {}
+            return _Note()
 
 
 def _merged(statuses: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
 
+import msgspec
+
 from istiod import objects
 from meshcore.manifests import CLUSTER_SCOPED, Key
 
@@ -120,7 +122,7 @@ class Store:
     def put(self, key: Key, value: Any) -> Change | None:
         """Set an object, or remove it (None); returns what that changed in force, None if nothing."""
         kind, namespace, _ = key
-        shelved = value is not None and not self._in_force(kind, namespace, value)
+        shelved = value is not None and not self.in_force(kind, namespace, value.metadata.labels)
         shelf = self._shelf.get(namespace)
         if shelved:
             self._shelf.setdefault(namespace, {})[key] = value
@@ -133,26 +135,33 @@ class Store:
         self._selected = selected
         changes: list[Change | None] = []
         for key, value in list(self):
-            if not self._in_force(key[0], key[1], value):
+            if not self.in_force(key[0], key[1], value.metadata.labels):
                 changes.append(self.put(key, value))
         for shelf in list(self._shelf.values()):
             for key, value in list(shelf.items()):
-                if self._in_force(key[0], key[1], value):
+                if self.in_force(key[0], key[1], value.metadata.labels):
                     changes.append(self.put(key, value))
         return [change for change in changes if change is not None]
 
-    def _in_force(self, kind: str, namespace: str, value: Any) -> bool:
+    def shelved(self, key: Key) -> bool:
+        """Whether an object is there and not in force."""
+        return key in self._shelf.get(key[1], _NOTHING)
+
+    def in_force(self, kind: str, namespace: str, labels: Mapping[str, str]) -> bool:
+        """Whether an object with these labels counts: its namespace is selected and its revision is ours."""
         if kind not in CLUSTER_SCOPED and not self._selected(namespace):
             return False
-        revision = value.metadata.labels.get(REVISION_LABEL, "") if kind in _REVISIONED else ""
+        revision = labels.get(REVISION_LABEL, "") if kind in _REVISIONED else ""
         return not revision or revision == self._revision
 
     def _set(self, key: Key, value: Any) -> Change | None:
+        """Conditions in a status are kept and are no change: we write them, and nothing that is computed reads them."""
         kind, place = key[0], key[1:]
         held = self._kinds[kind]
         old = held.get(place)
         if old == value:
             return None
+        quiet = old is not None and value is not None and _without_conditions(old) == _without_conditions(value)
         tokens: set[Token] = {key}
         if value is None:
             del held[place]
@@ -170,4 +179,12 @@ class Store:
             for bucket in after:
                 buckets.setdefault(bucket, {})[place] = value
             tokens.update((index, bucket) for bucket in before | after)
-        return Change(key, old, value, frozenset(tokens))
+        return None if quiet else Change(key, old, value, frozenset(tokens))
+
+
+def _without_conditions(value: Any) -> Any:
+    """The object as it is computed with. The conditions of a pod say whether it is ready, and count."""
+    status: Any = getattr(value, "status", None)
+    if isinstance(value, objects.Pod) or not getattr(status, "conditions", ()):
+        return value
+    return msgspec.structs.replace(value, status=msgspec.structs.replace(status, conditions=()))

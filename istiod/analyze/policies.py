@@ -9,12 +9,12 @@ from istiod.analyze.message import Message, message
 from istiod.analyze.selectors import Selecting, selecting
 from istiod.analyze.virtual_services import claims, gateways_of, key_of
 from istiod.analyze.world import Workload, World
+from istiod.meshfile import CONFIG_MAP
 from istiod.objects import AuthorizationPolicy, ConfigMap, IstioGateway, PeerAuthentication, Telemetry, VirtualService
 from istiod.objects.telemetry import ProviderRef
 from istiod.translate.conditions import authentication_status, policy_status, telemetry_status
 from istiod.translate.indexes import GATEWAY_NAME
 from istiod.translate.l7.mesh import mesh_l7
-from istiod.translate.meshconfig import CONFIG_MAP
 from istiod.translate.statuses import StatusPatch
 from istiod.translate.waypoints import waypoint
 from meshcore.manifests import Key

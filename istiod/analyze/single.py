@@ -8,12 +8,11 @@ from typing import Final
 from istiod.analyze.codes import CODES
 from istiod.analyze.message import Message, message
 from istiod.analyze.world import World, Written, pod_of
+from istiod.meshfile import CONFIG_KEY, CONFIG_MAP, read_mesh_config, read_mesh_l7
 from istiod.objects import ConfigMap
 from istiod.resources import BY_STORE_KIND, GATEWAY_API
 from istiod.schema import unused
 from istiod.translate.conditions import MISSING
-from istiod.translate.l7.mesh import read_mesh_l7
-from istiod.translate.meshconfig import CONFIG_KEY, CONFIG_MAP, read_mesh_config
 from istiod.translate.waypoints import MANAGED
 from istiod.validate.field import Field
 from meshcore.errors import ConfigError

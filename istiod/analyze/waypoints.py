@@ -10,7 +10,8 @@ from istiod.analyze.message import Message, message
 from istiod.analyze.routes import KINDS
 from istiod.analyze.virtual_services import key_of, known_hosts
 from istiod.analyze.world import World
-from istiod.objects import Meta, Namespace, Pod, Service, ServiceEntry, VirtualService, WorkloadEntry
+from istiod.objects import Meta, Namespace, Pod, ServiceEntry, VirtualService, WorkloadEntry
+from istiod.translate.common import labels_of
 from istiod.translate.services import DYNAMIC
 from istiod.translate.waypoints import (
     NONE,
@@ -34,22 +35,23 @@ _REVISION: Final = "istio.io/rev"
 
 def bindings(world: World) -> Iterator[Message]:
     """What the labels of objects and namespaces come to."""
-    objects: list[tuple[str, Meta, Mapping[str, str], str]] = []
-    for service in world.store.of(Service).values():
-        objects.append(("Service", service.metadata, service.metadata.labels, SERVICE_TRAFFIC))
-    for entry in world.store.of(ServiceEntry).values():
-        objects.append(("ServiceEntry", entry.metadata, entry.metadata.labels, SERVICE_TRAFFIC))
+    for kind in ("Service", "ServiceEntry"):
+        for (namespace, name), service in world.store.by_kind(kind).items():
+            labels = service.metadata.labels
+            if USE_WAYPOINT in labels:
+                found = service_binding(world.view, kind, namespace, name)
+                yield from _judged(world, (kind, namespace, name), labels, found, namespace)
+    workloads: list[tuple[str, Meta, Mapping[str, str]]] = []
     for pod in world.store.of(Pod).values():
-        objects.append(("Pod", pod.metadata, pod.metadata.labels, WORKLOAD_TRAFFIC))
-    for one in world.store.of(WorkloadEntry).values():
-        both = {**one.metadata.labels, **one.spec.labels}
-        objects.append(("WorkloadEntry", one.metadata, both, WORKLOAD_TRAFFIC))
-    for kind, meta, labels, traffic in objects:
+        workloads.append(("Pod", pod.metadata, pod.metadata.labels))
+    for entry in world.store.of(WorkloadEntry).values():
+        workloads.append(("WorkloadEntry", entry.metadata, labels_of(entry)))
+    for kind, meta, labels in workloads:
         if USE_WAYPOINT in labels:
-            found = bind(world.view, meta.namespace, labels, meta.annotations, traffic)
+            found = bind(world.view, meta.namespace, labels, meta.annotations, WORKLOAD_TRAFFIC)
             yield from _judged(world, (kind, meta.namespace, meta.name), labels, found, meta.namespace)
-    for (_, name), namespace in world.store.of(Namespace).items():
-        yield from _of_namespace(world, name, namespace)
+    for (_, name), space in world.store.of(Namespace).items():
+        yield from _of_namespace(world, name, space)
 
 
 def _of_namespace(world: World, name: str, namespace: Namespace) -> Iterator[Message]:

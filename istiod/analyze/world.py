@@ -18,7 +18,7 @@ from istiod.objects.gateway_api import GatewayAddressSpec, GatewayStatus
 from istiod.problem import Problem
 from istiod.resources import Resource, store_kind
 from istiod.store import DEFAULT_REVISION, Change, Store
-from istiod.translate.common import MeshConfig
+from istiod.translate.common import MeshConfig, labels_of
 from istiod.translate.graph import Graph, View
 from istiod.translate.indexes import INDEXES
 from istiod.validate import check
@@ -166,8 +166,7 @@ class World:
             if not pod.finished:
                 found.setdefault(namespace, []).append(Workload(("Pod", namespace, name), pod.metadata.labels))
         for (namespace, name), entry in self.store.of(WorkloadEntry).items():
-            labels = {**entry.metadata.labels, **entry.spec.labels}
-            found.setdefault(namespace, []).append(Workload(("WorkloadEntry", namespace, name), labels))
+            found.setdefault(namespace, []).append(Workload(("WorkloadEntry", namespace, name), labels_of(entry)))
         return found
 
     @property

@@ -33,9 +33,6 @@ RETRY_MAX_S: Final = 60.0
 QUIET_S: Final = 0.2
 """After a trigger, so that a burst of them is one reading."""
 
-Selects = Callable[[Mapping[str, str]], bool]
-"""The mesh's discovery selectors, asked with the labels of a namespace."""
-
 
 class ConfigMap(msgspec.Struct, frozen=True):
     namespace: str
@@ -54,15 +51,8 @@ class ConfigMaps(Protocol):
         """Create it, or make it say this; other keys and labels of it stay (server-side apply)."""
 
 
-def receives(namespace: str, labels: Mapping[str, str], selects: Selects | None = None) -> bool:
-    """Whether a namespace is given the ConfigMaps. Without discovery selectors every namespace is, save the ignored."""
-    return namespace not in IGNORED_NAMESPACES and (selects is None or selects(labels))
-
-
-def wanted(
-    namespaces: Mapping[str, Mapping[str, str]], root_pem: str, crl_pem: str = "", selects: Selects | None = None
-) -> dict[tuple[str, str], ConfigMap]:
-    """The ConfigMaps there should be, by (namespace, name); `namespaces` are given with their labels.
+def wanted(namespaces: Iterable[str], root_pem: str, crl_pem: str = "") -> dict[tuple[str, str], ConfigMap]:
+    """The ConfigMaps there should be, by (namespace, name), in all namespaces given but the ignored ones.
 
     Without revocations there is no second ConfigMap, and one of before is left alone: a proxy that still refuses what
     it was told to refuse errs on the safe side.
@@ -72,8 +62,8 @@ def wanted(
         contents[CRL_CONFIG_MAP] = {CRL_KEY: crl_pem}
     return {
         (namespace, name): ConfigMap(namespace, name, data, dict(LABELS))
-        for namespace, labels in namespaces.items()
-        if receives(namespace, labels, selects)
+        for namespace in namespaces
+        if namespace not in IGNORED_NAMESPACES
         for name, data in contents.items()
     }
 
@@ -92,10 +82,9 @@ class Distributor:
     def __init__(
         self,
         maps: ConfigMaps,
-        namespaces: Callable[[], Mapping[str, Mapping[str, str]]],
+        namespaces: Callable[[], Iterable[str]],
         authority: Callable[[], Authority],
         *,
-        selects: Callable[[], Selects | None] = lambda: None,
         publish_crl: bool = True,
         resync: float = RESYNC_S,
         retry: float = RETRY_FIRST_S,
@@ -104,7 +93,6 @@ class Distributor:
         self._maps = maps
         self._namespaces = namespaces
         self._authority = authority
-        self._selects = selects
         self._publish_crl = publish_crl
         self._resync = resync
         self._retry = retry
@@ -142,7 +130,7 @@ class Distributor:
         """
         authority = self._authority()
         crl_pem = authority.crl_pem if self._publish_crl else ""
-        want = wanted(self._namespaces(), authority.root_pem, crl_pem, self._selects())
+        want = wanted(self._namespaces(), authority.root_pem, crl_pem)
         names = sorted({name for _, name in want})
         held: dict[tuple[str, str], ConfigMap] = {}
         for name in names:

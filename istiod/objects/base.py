@@ -32,14 +32,9 @@ class Meta(Object, frozen=True):
 
 
 class Condition(Object, frozen=True):
-    """A status condition; `status` is True, False or Unknown."""
+    """A status condition, of which only the type is of interest: what it says is computed, not read."""
 
-    type: str
-    status: str
-    reason: str = ""
-    message: str = ""
-    last_transition_time: str = ""
-    observed_generation: int = 0
+    type: str = ""
 
 
 class ConditionedStatus(Object, frozen=True):

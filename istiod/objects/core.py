@@ -91,6 +91,11 @@ class Service(Object, frozen=True):
     spec: ServiceSpec = ServiceSpec()
     status: ServiceStatus = ServiceStatus()
 
+    @property
+    def external_name(self) -> bool:
+        """Only another name for something: without addresses and endpoints."""
+        return self.spec.type == "ExternalName"
+
 
 class EndpointConditions(Object, frozen=True):
     ready: bool = True

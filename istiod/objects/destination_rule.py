@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from istiod.objects.base import Meta, Object, Selector
+from istiod.objects.base import ConditionedStatus, Meta, Object, Selector
 from istiod.objects.virtual_service import PortSelector
 
 
@@ -186,3 +186,4 @@ class DestinationRuleSpec(Object, frozen=True):
 class DestinationRule(Object, frozen=True):
     metadata: Meta
     spec: DestinationRuleSpec = DestinationRuleSpec()
+    status: ConditionedStatus = ConditionedStatus()

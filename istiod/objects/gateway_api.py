@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from istiod.objects.base import Condition, ConditionedStatus, Meta, Object
+from istiod.objects.base import ConditionedStatus, Meta, Object
 from istiod.resources import GATEWAY_API
 
 
@@ -142,12 +142,10 @@ class GatewaySpec(Object, frozen=True):
     tls: GatewayTls | None = None
 
 
-class GatewayStatus(Object, frozen=True):
-    """`listeners` is as it was written: only the times of its conditions are used."""
+class GatewayStatus(ConditionedStatus, frozen=True):
+    """What is known of the listeners is only written."""
 
     addresses: tuple[GatewayAddressSpec, ...] = ()
-    conditions: tuple[Condition, ...] = ()
-    listeners: tuple[dict[str, Any], ...] = ()
 
 
 class Gateway(Object, frozen=True):
@@ -168,16 +166,10 @@ class ListenerSetSpec(Object, frozen=True):
     listeners: tuple[Listener, ...] = ()
 
 
-class ListenerSetStatus(ConditionedStatus, frozen=True):
-    """`listeners` is as it was written: only the times of its conditions are used."""
-
-    listeners: tuple[dict[str, Any], ...] = ()
-
-
 class ListenerSet(Object, frozen=True):
     metadata: Meta
     spec: ListenerSetSpec = ListenerSetSpec()
-    status: ListenerSetStatus = ListenerSetStatus()
+    status: ConditionedStatus = ConditionedStatus()
 
 
 class GrantFrom(Object, frozen=True):
@@ -231,7 +223,6 @@ class BackendTLSValidation(Object, frozen=True):
 class BackendTLSPolicySpec(Object, frozen=True):
     target_refs: tuple[PolicyTarget, ...] = ()
     validation: BackendTLSValidation = BackendTLSValidation()
-    options: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class PolicyStatus(Object, frozen=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from istiod.objects.base import Meta, Object
+from istiod.objects.base import ConditionedStatus, Meta, Object
 
 
 class GatewayPort(Object, frozen=True):
@@ -54,3 +54,4 @@ class IstioGatewaySpec(Object, frozen=True):
 class IstioGateway(Object, frozen=True):
     metadata: Meta
     spec: IstioGatewaySpec = IstioGatewaySpec()
+    status: ConditionedStatus = ConditionedStatus()

@@ -102,6 +102,22 @@ class ExtensionProvider(Object, frozen=True):
     skywalking: TraceProvider | None = None
 
 
+class PathNormalizing(Object, frozen=True):
+    normalization: str = "DEFAULT"
+
+
+class GatewayTopology(Object, frozen=True):
+    """What stands in front of gateways. `proxy_protocol` counts by being there."""
+
+    num_trusted_proxies: int = 0
+    forward_client_cert_details: str = "UNDEFINED"
+    proxy_protocol: Object | None = None
+
+
+class DefaultProxyConfig(Object, frozen=True):
+    gateway_topology: GatewayTopology = GatewayTopology()
+
+
 class MeshL7File(Object, frozen=True):
     default_http_retry_policy: HttpRetry | None = None
     default_inbound_http_retry_policy: HttpRetry | None = None
@@ -116,3 +132,5 @@ class MeshL7File(Object, frozen=True):
     access_log_file: str = ""
     access_log_format: str = ""
     access_log_encoding: str = "TEXT"
+    path_normalization: PathNormalizing = PathNormalizing()
+    default_config: DefaultProxyConfig = DefaultProxyConfig()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from istiod.objects.base import Meta, Object, Selector, TargetRef
+from istiod.objects.base import ConditionedStatus, Meta, Object, Selector, TargetRef
 
 
 class JwtHeader(Object, frozen=True):
@@ -40,3 +40,4 @@ class RequestAuthenticationSpec(Object, frozen=True):
 class RequestAuthentication(Object, frozen=True):
     metadata: Meta
     spec: RequestAuthenticationSpec = RequestAuthenticationSpec()
+    status: ConditionedStatus = ConditionedStatus()

@@ -87,3 +87,4 @@ class PeerAuthenticationSpec(Object, frozen=True):
 class PeerAuthentication(Object, frozen=True):
     metadata: Meta
     spec: PeerAuthenticationSpec = PeerAuthenticationSpec()
+    status: ConditionedStatus = ConditionedStatus()

@@ -41,10 +41,18 @@ class ServiceEntrySpec(Object, frozen=True):
     export_to: tuple[str, ...] = ()
     subject_alt_names: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Host names are the same in any case, and proxies look for them in small letters."""
+        msgspec.structs.force_setattr(self, "hosts", tuple(host.lower() for host in self.hosts))
+
 
 class EntryAddress(Object, frozen=True):
     value: str = ""
     host: str = ""
+
+    def __post_init__(self) -> None:
+        """As the hosts of the spec."""
+        msgspec.structs.force_setattr(self, "host", self.host.lower())
 
 
 class ServiceEntryStatus(Object, frozen=True):
@@ -77,3 +85,4 @@ class WorkloadGroupSpec(Object, frozen=True):
 class WorkloadGroup(Object, frozen=True):
     metadata: Meta
     spec: WorkloadGroupSpec = WorkloadGroupSpec()
+    status: ConditionedStatus = ConditionedStatus()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from istiod.objects.base import Meta, Object, Selector, TargetRef
+from istiod.objects.base import ConditionedStatus, Meta, Object, Selector, TargetRef
 
 
 class ProviderRef(Object, frozen=True):
@@ -88,3 +88,4 @@ class TelemetrySpec(Object, frozen=True):
 class Telemetry(Object, frozen=True):
     metadata: Meta
     spec: TelemetrySpec = TelemetrySpec()
+    status: ConditionedStatus = ConditionedStatus()

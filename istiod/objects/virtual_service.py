@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from istiod.objects.base import Meta, Object
+from istiod.objects.base import ConditionedStatus, Meta, Object
 
 
 class StringMatch(Object, frozen=True):
@@ -191,3 +191,4 @@ class VirtualServiceSpec(Object, frozen=True):
 class VirtualService(Object, frozen=True):
     metadata: Meta
     spec: VirtualServiceSpec = VirtualServiceSpec()
+    status: ConditionedStatus = ConditionedStatus()

@@ -71,7 +71,7 @@ _MESSAGE: Final = record(
     }
 )
 STATUS_FIELDS: Final = {
-    "conditions": conditions(("type",), {"lastProbeTime": TEXT}),
+    "conditions": conditions(("type",), {"lastProbeTime": TEXT, "observedGeneration": int_or_string()}),
     "validationMessages": list_of(_MESSAGE),
     "observedGeneration": int_or_string(),
 }

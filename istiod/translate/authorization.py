@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
 
 from istiod import objects
-from istiod.translate.common import MeshConfig, selects
+from istiod.translate.common import MeshConfig, principals, selects, small_number
 from istiod.translate.graph import View
 from istiod.translate.indexes import POLICIES_BY_LABEL, POLICIES_WITH_EMPTY_SELECTOR
+from istiod.translate.meshconfig import mesh_config
 from istiod.validate.authorization import L4_KEYS
 from meshcore.model import (
     Authorization,
@@ -22,13 +24,14 @@ from meshcore.model import (
     StringMatch,
 )
 
-DRY_RUN = "istio.io/dry-run"
+DRY_RUN: Final = "istio.io/dry-run"
+_PORT_MAX: Final = 65535
 
 
 def ztunnel_policy(view: View, namespace: str, name: str) -> Mapping[str, Authorization]:
     """The resource of an AuthorizationPolicy; none if it is not sent to ztunnel."""
     policy = view.get(objects.AuthorizationPolicy, namespace, name)
-    translated = translate(policy, view.settings) if policy is not None else None
+    translated = translate(policy, view.ask(mesh_config)) if policy is not None else None
     return {f"{namespace}/{name}": translated} if translated is not None else {}
 
 
@@ -72,7 +75,8 @@ def translate(policy: objects.AuthorizationPolicy, mesh: MeshConfig) -> Authoriz
     else:
         scope = PolicyScope.GLOBAL if meta.namespace == mesh.root_namespace else PolicyScope.NAMESPACE
     deny = spec.action == "DENY"
-    rules = tuple(_rule(rule, meta.namespace) for rule in spec.rules if deny or not any(l7_fields(rule)))
+    domains = mesh.trust_domains
+    rules = tuple(_rule(rule, meta.namespace, domains) for rule in spec.rules if deny or not any(l7_fields(rule)))
     action = PolicyAction.DENY if deny else PolicyAction.ALLOW
     return Authorization(meta.name, meta.namespace, scope, action, rules, dry_run(policy))
 
@@ -106,23 +110,23 @@ def _given(**fields: tuple[str, ...]) -> Iterable[str]:
     return (name for name, values in fields.items() if values)
 
 
-def _rule(rule: objects.AuthorizationRule, namespace: str) -> Rule:
+def _rule(rule: objects.AuthorizationRule, namespace: str, domains: Sequence[str]) -> Rule:
     """L7 fields are left out; a match they leave empty never matches, which is what `Match` means."""
     clauses: list[Clause] = []
     if rule.from_:
-        clauses.append(Clause(tuple(_source(entry.source, namespace) for entry in rule.from_)))
+        clauses.append(Clause(tuple(_source(entry.source, namespace, domains) for entry in rule.from_)))
     if rule.to:
         clauses.append(Clause(tuple(_operation(entry.operation) for entry in rule.to)))
-    clauses += (Clause((_condition(condition),)) for condition in rule.when)
+    clauses += (Clause((_condition(condition, domains),)) for condition in rule.when)
     return Rule(tuple(clauses))
 
 
-def _source(source: objects.Source, namespace: str) -> Match:
+def _source(source: objects.Source, namespace: str, domains: Sequence[str]) -> Match:
     return Match(
         namespaces=_strings(source.namespaces),
         not_namespaces=_strings(source.not_namespaces),
-        principals=_strings(source.principals),
-        not_principals=_strings(source.not_principals),
+        principals=_principals(source.principals, domains),
+        not_principals=_principals(source.not_principals, domains),
         source_ips=_blocks(source.ip_blocks),
         not_source_ips=_blocks(source.not_ip_blocks),
         service_accounts=_accounts(source.service_accounts, namespace),
@@ -134,7 +138,7 @@ def _operation(operation: objects.Operation) -> Match:
     return Match(destination_ports=_ports(operation.ports), not_destination_ports=_ports(operation.not_ports))
 
 
-def _condition(condition: objects.RuleWhen) -> Match:
+def _condition(condition: objects.RuleWhen, domains: Sequence[str]) -> Match:
     yes, no = condition.values, condition.not_values
     match condition.key:
         case "source.ip":
@@ -142,7 +146,7 @@ def _condition(condition: objects.RuleWhen) -> Match:
         case "source.namespace":
             return Match(namespaces=_strings(yes), not_namespaces=_strings(no))
         case "source.principal":
-            return Match(principals=_strings(yes), not_principals=_strings(no))
+            return Match(principals=_principals(yes, domains), not_principals=_principals(no, domains))
         case "destination.ip":
             return Match(destination_ips=_blocks(yes), not_destination_ips=_blocks(no))
         case "destination.port":
@@ -166,6 +170,10 @@ def _strings(patterns: Iterable[str]) -> tuple[StringMatch, ...]:
     return tuple(string_match(pattern) for pattern in patterns)
 
 
+def _principals(patterns: Iterable[str], domains: Sequence[str]) -> tuple[StringMatch, ...]:
+    return _strings(name for pattern in patterns for name in principals(pattern, domains))
+
+
 def _blocks(blocks: Iterable[str]) -> tuple[IpMatch, ...]:
     found = []
     for text in blocks:
@@ -178,7 +186,8 @@ def _blocks(blocks: Iterable[str]) -> tuple[IpMatch, ...]:
 
 
 def _ports(ports: Iterable[str]) -> tuple[int, ...]:
-    return tuple(int(text) for text in ports if text.isascii() and text.isdigit() and int(text[:6]) <= 65535)
+    numbers = (small_number(text, _PORT_MAX) for text in ports)
+    return tuple(number for number in numbers if number is not None)
 
 
 def _accounts(names: Iterable[str], namespace: str) -> tuple[ServiceAccountMatch, ...]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 import msgspec
 
+from istiod.objects import WorkloadEntry
 from istiod.objects.gateway_api import LabelSelector
 from meshcore.identity import DEFAULT_TRUST_DOMAIN
 from meshcore.model import AppProtocol
@@ -17,11 +18,15 @@ _PROTOCOLS: Final = {
     "http2": AppProtocol.HTTP2,
     "h2c": AppProtocol.HTTP2,
     "kubernetes.io/h2c": AppProtocol.HTTP2,
+    "kubernetes.io/ws": AppProtocol.HTTP11,
+    "kubernetes.io/wss": AppProtocol.HTTP11,
     "grpc": AppProtocol.GRPC,
     "tcp": AppProtocol.TCP,
     "tls": AppProtocol.TLS,
     "https": AppProtocol.TLS,
 }
+_IDENTITY_PARTS: Final = 5
+"""Of TRUST_DOMAIN/ns/NAMESPACE/sa/ACCOUNT."""
 
 
 class VisibilityPolicy(msgspec.Struct, frozen=True):
@@ -49,6 +54,11 @@ class MeshConfig(msgspec.Struct, frozen=True):
     """Let the identity of a pod's waypoint in, whatever policies say (PILOT_AUTO_ALLOW_WAYPOINT_POLICY)."""
 
     @property
+    def trust_domains(self) -> tuple[str, ...]:
+        """All names of the trust domain, its own first."""
+        return tuple(dict.fromkeys((self.trust_domain, *self.trust_domain_aliases)))
+
+    @property
     def wire_trust_domain(self) -> str:
         """Proxies take an absent trust domain for the default one."""
         return "" if self.trust_domain == DEFAULT_TRUST_DOMAIN else self.trust_domain
@@ -64,6 +74,29 @@ class MeshConfig(msgspec.Struct, frozen=True):
         suffix = f".{namespace}.svc.{self.cluster_domain}"
         name = hostname.removesuffix(suffix)
         return name if name != hostname and "." not in name else ""
+
+
+def small_number(text: str, highest: int) -> int | None:
+    """A number from 0 to `highest` in digits; None if the text is anything else."""
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(highest))):
+        return None
+    return int(text) if int(text) <= highest else None
+
+
+def labels_of(entry: WorkloadEntry) -> dict[str, str]:
+    """A WorkloadEntry has labels in two places: those of the metadata win."""
+    return {**entry.spec.labels, **entry.metadata.labels}
+
+
+def principals(pattern: str, domains: Sequence[str]) -> Iterator[str]:
+    """A principal of the mesh's trust domain under all names of it; any other pattern as it is."""
+    domain, _, rest = pattern.partition("/")
+    whole = pattern.count("/") == _IDENTITY_PARTS - 1 and domain != "*"
+    if not whole or not any(_covers(domain, one) for one in domains):
+        yield pattern
+        return
+    renamed = (domain if _covers(domain, one) else one for one in domains)
+    yield from (f"{name}/{rest}" for name in dict.fromkeys(renamed))
 
 
 def packed(address: str) -> bytes | None:
@@ -104,7 +137,7 @@ def matches(selector: LabelSelector, labels: Mapping[str, str]) -> bool:
 def app_protocol(name: str, declared: str) -> AppProtocol:
     """`appProtocol` wins over the prefix of the port's name (`http-web`)."""
     word = (declared or name).lower()
-    if not declared and word.startswith("grpc-web"):
+    if word.startswith("grpc-web"):
         return AppProtocol.UNKNOWN
     return _PROTOCOLS.get(word) or _PROTOCOLS.get(word.partition("-")[0], AppProtocol.UNKNOWN)
 
@@ -120,3 +153,11 @@ def canonical_revision(labels: Mapping[str, str]) -> str:
 def first(labels: Mapping[str, str], names: tuple[str, ...]) -> str:
     """The value of the first of `names` that is there and not empty."""
     return next((labels[name] for name in names if labels.get(name)), "")
+
+
+def _covers(pattern: str, domain: str) -> bool:
+    if pattern.startswith("*"):
+        return domain.endswith(pattern[1:])
+    if pattern.endswith("*"):
+        return domain.startswith(pattern[:-1])
+    return pattern == domain

@@ -10,8 +10,10 @@ from istiod.objects import Gateway, GatewayClass, RequestAuthentication, Service
 from istiod.objects.base import targets_of
 from istiod.resources import GATEWAY_API, NETWORKING
 from istiod.translate.authorization import l7_fields, sent_to_ztunnel
+from istiod.translate.common import labels_of
 from istiod.translate.graph import Family, View
-from istiod.translate.services import DYNAMIC, INGRESS_USE_WAYPOINT, entry_visibility
+from istiod.translate.meshconfig import entry_visibility
+from istiod.translate.services import BY_NAME, CONNECT_STRATEGY, DYNAMIC, INGRESS_USE_WAYPOINT, RACE, races
 from istiod.translate.statuses import OUTPUT, StatusPatch, Verdict, condition, published
 from istiod.translate.waypoints import (
     WAYPOINT_CLASS,
@@ -41,7 +43,7 @@ Conditions = list[dict[str, Any]]
 
 def service_status(view: View, namespace: str, name: str) -> Mapping[str, StatusPatch]:
     service = view.get(Service, namespace, name)
-    if service is None:
+    if service is None or service.external_name:
         return {}
     binding = view.ask(service_binding, "Service", namespace, name)
     conditions = list(_bound(view, binding, service.metadata, services=True))
@@ -55,9 +57,8 @@ def service_entry_status(view: View, namespace: str, name: str) -> Mapping[str, 
     meta = entry.metadata
     binding = view.ask(service_binding, "ServiceEntry", namespace, name)
     conditions = list(_bound(view, binding, meta, services=True))
-    if binding.waypoint is None and entry.spec.resolution == DYNAMIC and any("*" in host for host in entry.spec.hosts):
-        text = "a wildcard host is resolved by a waypoint, and this entry is bound to none"
-        conditions.append(condition(MISSING, Verdict(True, "NoWaypointForWildcardService", text), meta.generation))
+    if binding.waypoint is None and (lack := _lack(entry)) is not None:
+        conditions.append(condition(MISSING, lack, meta.generation))
     visibility = view.ask(entry_visibility, namespace)
     if visibility in ("PUBLIC", "NAMESPACE"):
         text = "visible in the whole mesh" if visibility == "PUBLIC" else f"visible in the namespace {namespace} only"
@@ -65,12 +66,24 @@ def service_entry_status(view: View, namespace: str, name: str) -> Mapping[str, 
     return _patch("ServiceEntry", meta, SERVICE_MANAGER, conditions)
 
 
+def _lack(entry: ServiceEntry) -> Verdict | None:
+    """What an entry without a waypoint asks for that only a waypoint does."""
+    spec = entry.spec
+    if spec.resolution == DYNAMIC and any("*" in host for host in spec.hosts):
+        text = "a wildcard host is resolved by a waypoint, and this entry is bound to none"
+        return Verdict(True, "NoWaypointForWildcardService", text)
+    if spec.resolution in BY_NAME and races(entry):
+        text = f"{CONNECT_STRATEGY} {RACE} is what a waypoint does, and this entry is bound to none"
+        return Verdict(True, "NoWaypointForRacingConnectStrategy", text)
+    return None
+
+
 def workload_entry_status(view: View, namespace: str, name: str) -> Mapping[str, StatusPatch]:
     entry = view.get(WorkloadEntry, namespace, name)
     if entry is None:
         return {}
     meta = entry.metadata
-    binding = bind(view, namespace, {**meta.labels, **entry.spec.labels}, meta.annotations, WORKLOAD_TRAFFIC)
+    binding = bind(view, namespace, labels_of(entry), meta.annotations, WORKLOAD_TRAFFIC)
     return _patch("WorkloadEntry", meta, ENTRY_MANAGER, list(_bound(view, binding, meta, services=False)))
 
 

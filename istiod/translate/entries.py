@@ -8,11 +8,19 @@ from typing import Final
 from istiod import objects
 from istiod.objects import ServiceEntry, WorkloadEntry
 from istiod.objects.service_entry import WorkloadEntrySpec
-from istiod.translate.common import MeshConfig, app_protocol, canonical_name, canonical_revision, packed, selects
+from istiod.translate.common import (
+    MeshConfig,
+    app_protocol,
+    canonical_name,
+    canonical_revision,
+    labels_of,
+    packed,
+    selects,
+)
 from istiod.translate.graph import View
 from istiod.translate.indexes import DEFAULT_ACCOUNT, ENTRIES_BY_LABEL, SERVICE_NAME, SERVICES_BY_LABEL
 from istiod.translate.meshconfig import mesh_config
-from istiod.translate.services import DYNAMIC, entry_keys, entry_ports, published, tcp_ports
+from istiod.translate.services import BY_NAME, entry_keys, entry_ports, published, tcp_ports
 from istiod.translate.waypoints import WORKLOAD_TRAFFIC, bind
 from istiod.translate.workloads import TUNNEL_LABEL, policies_of, slice_ports
 from meshcore.model import Address, Locality, NetworkMode, Port, TunnelProtocol, Workload, WorkloadStatus
@@ -20,7 +28,6 @@ from meshcore.model import Address, Locality, NetworkMode, Port, TunnelProtocol,
 AUTO_REGISTRATION_GROUP: Final = "istio.io/autoRegistrationGroup"
 WORKLOAD_NAME: Final = "service.istio.io/workload-name"
 _UNIX: Final = "unix://"
-_BY_NAME: Final = ("DNS", "DNS_ROUND_ROBIN", DYNAMIC)
 
 
 def workload_entry_addresses(view: View, namespace: str, name: str) -> Mapping[str, Address]:
@@ -29,7 +36,7 @@ def workload_entry_addresses(view: View, namespace: str, name: str) -> Mapping[s
     if entry is None or entry.spec.address.startswith(_UNIX):
         return {}
     meta, spec = entry.metadata, entry.spec
-    labels = {**meta.labels, **spec.labels}
+    labels = labels_of(entry)
     mesh = view.ask(mesh_config)
     owner = meta.annotations.get(AUTO_REGISTRATION_GROUP) or labels.get(WORKLOAD_NAME) or name
     workload = _workload(
@@ -40,7 +47,6 @@ def workload_entry_addresses(view: View, namespace: str, name: str) -> Mapping[s
         namespace=namespace,
         spec=spec,
         labels=labels,
-        annotations=meta.annotations,
         owner=owner,
         services=_services_of_entry(view, namespace, labels, spec.ports),
     )
@@ -71,12 +77,11 @@ def service_entry_workloads(view: View, namespace: str, name: str) -> Mapping[st
             namespace=namespace,
             spec=endpoint,
             labels=labels,
-            annotations={},
             owner=labels.get(WORKLOAD_NAME) or name,
             services=dict.fromkeys(keys, entry_ports(entry, endpoint.ports)),
         )
         found[workload.uid] = Address(workload=workload)
-    if not spec.endpoints and spec.workload_selector is None and spec.resolution in _BY_NAME:
+    if not spec.endpoints and spec.workload_selector is None and spec.resolution in BY_NAME:
         for key in keys:
             host = key.partition("/")[2]
             workload = Workload(
@@ -139,15 +144,14 @@ def _workload(
     namespace: str,
     spec: WorkloadEntrySpec,
     labels: Mapping[str, str],
-    annotations: Mapping[str, str],
     owner: str,
     services: dict[str, tuple[Port, ...]],
 ) -> Workload:
     """What WorkloadEntry and inline endpoints have in common. They count as healthy: nobody watches them."""
     raw = packed(spec.address)
     native = labels.get(TUNNEL_LABEL) == "http"
-    waypoint = bind(view, namespace, labels, annotations, WORKLOAD_TRAFFIC).waypoint
-    region, zone, subzone = (*spec.locality.split("/"), "", "", "")[:3]
+    waypoint = bind(view, namespace, labels, {}, WORKLOAD_TRAFFIC).waypoint
+    locality = Locality(*spec.locality.split("/")[:3])
     return Workload(
         uid=uid,
         name=name,
@@ -164,9 +168,9 @@ def _workload(
         workload_name=owner,
         cluster_id=mesh.cluster_id,
         services=services,
-        authorization_policies=policies_of(view, namespace, labels, waypoint),
+        authorization_policies=policies_of(view, namespace, labels, waypoint, services),
         waypoint=waypoint.address if waypoint is not None else None,
-        locality=Locality(region, zone, subzone) if region else None,
+        locality=locality if locality != Locality() else None,
         capacity=spec.weight or 1,
     )
 

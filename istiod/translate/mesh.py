@@ -37,7 +37,7 @@ from meshcore.model import (
 
 
 def allow_waypoint(view: View, namespace: str, name: str) -> Mapping[str, Authorization]:
-    """The synthetic policies that let a waypoint's identity in, one for each namespace it may serve."""
+    """The synthetic policy that lets a waypoint's identity in: workloads that have the waypoint name it."""
     if not view.settings.allow_waypoints:
         return {}
     found = view.ask(waypoint, namespace, name)

@@ -2,38 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
+from istiod.meshfile import CONFIG_KEY, CONFIG_MAP, read_mesh_config
 from istiod.objects import ConfigMap, Namespace
-from istiod.objects.base import convert
-from istiod.objects.mesh import MeshConfigFile
-from istiod.translate.common import MeshConfig, VisibilityPolicy
+from istiod.translate.common import MeshConfig, VisibilityPolicy, matches
 from istiod.translate.graph import View
 from meshcore.errors import ConfigError
-from meshcore.yamldoc import YamlError, parse
 
-CONFIG_MAP: Final = "istio"
-CONFIG_KEY: Final = "mesh"
 NETWORK_LABEL: Final = "topology.istio.io/network"
 
 
-def read_mesh_config(text: str) -> MeshConfigFile:
-    """Raises ConfigError naming line or field."""
-    try:
-        documents = list(parse(text))
-    except YamlError as exc:
-        raise ConfigError(f"MeshConfig, line {exc.line}: {exc}") from None
-    data: Any = documents[0].data if documents else {}
-    try:
-        return convert(data, MeshConfigFile)
-    except msgspec.ValidationError as exc:
-        raise ConfigError(f"MeshConfig: {exc}") from None
-
-
 def mesh_config(view: View) -> MeshConfig:
-    """A MeshConfig that cannot be read counts as absent; `analyze` and the log say what is wrong with it.
+    """A MeshConfig that cannot be read and never could counts as absent (the intake keeps the last good one).
 
     The trust domain is read at the start only: certificates cannot follow it afterwards.
     """
@@ -58,3 +41,15 @@ def mesh_config(view: View) -> MeshConfig:
             VisibilityPolicy(policy.namespace_selector, policy.visibility) for policy in visibility.policies
         ),
     )
+
+
+def entry_visibility(view: View, namespace: str) -> str:
+    """PUBLIC, NAMESPACE or NONE for the ServiceEntries of a namespace (MeshConfig.serviceEntryVisibility)."""
+    mesh = view.ask(mesh_config)
+    if mesh.entry_visibility_policies:
+        found = view.get(Namespace, "", namespace)
+        labels = found.metadata.labels if found is not None else {}
+        for policy in mesh.entry_visibility_policies:
+            if matches(policy.selector, labels):
+                return policy.visibility
+    return mesh.entry_visibility

@@ -8,10 +8,10 @@ from typing import Final
 
 from istiod import objects
 from istiod.objects import ServiceEntry
-from istiod.translate.common import MeshConfig, app_protocol, matches, packed
+from istiod.translate.common import MeshConfig, app_protocol, packed, small_number
 from istiod.translate.graph import View
 from istiod.translate.indexes import ENTRIES_BY_BARE_HOST, ENTRIES_BY_HOST
-from istiod.translate.meshconfig import mesh_config
+from istiod.translate.meshconfig import entry_visibility, mesh_config
 from istiod.translate.waypoints import namespace_defaults, service_binding
 from meshcore.model import (
     Address,
@@ -29,12 +29,18 @@ from meshcore.model import (
 TRAFFIC_DISTRIBUTION: Final = "networking.istio.io/traffic-distribution"
 INGRESS_USE_WAYPOINT: Final = "istio.io/ingress-use-waypoint"
 DYNAMIC: Final = "DYNAMIC_DNS"
+BY_NAME: Final = ("DNS", "DNS_ROUND_ROBIN", DYNAMIC)
+"""Resolutions that ask DNS."""
+CONNECT_STRATEGY: Final = "istio.io/connect-strategy"
+RACE: Final = "RACE_FIRST_TCP_CONNECT"
+PORT_MAX: Final = 65535
 _CLOSE: Final = (LbScope.NETWORK, LbScope.REGION, LbScope.ZONE)
 _PREFERENCES: Final = {
-    "PreferClose": _CLOSE,
-    "PreferSameZone": _CLOSE,
-    "PreferSameNode": (*_CLOSE, LbScope.SUBZONE, LbScope.NODE),
+    "preferclose": _CLOSE,
+    "prefersamezone": _CLOSE,
+    "prefersamenode": (*_CLOSE, LbScope.SUBZONE, LbScope.NODE),
 }
+"""In small letters: annotations may say them in any case."""
 _UNPUBLISHED: Final = "NONE"
 
 
@@ -122,18 +128,6 @@ def canonical_entry(view: View, host: str) -> str:
     return min(public, key=_age).metadata.namespace if public else ""
 
 
-def entry_visibility(view: View, namespace: str) -> str:
-    """PUBLIC, NAMESPACE or NONE for the ServiceEntries of a namespace (MeshConfig.serviceEntryVisibility)."""
-    mesh = view.ask(mesh_config)
-    if mesh.entry_visibility_policies:
-        found = view.get(objects.Namespace, "", namespace)
-        labels = found.metadata.labels if found is not None else {}
-        for policy in mesh.entry_visibility_policies:
-            if matches(policy.selector, labels):
-                return policy.visibility
-    return mesh.entry_visibility
-
-
 def entry_keys(view: View, entry: ServiceEntry) -> list[str]:
     """The service keys that the endpoints of a ServiceEntry serve: its hosts, where it is the one that counts."""
     namespace = entry.metadata.namespace
@@ -155,7 +149,12 @@ def entry_keys(view: View, entry: ServiceEntry) -> list[str]:
 
 def published(service: objects.Service) -> bool:
     """ExternalName services are only names."""
-    return service.spec.type != "ExternalName"
+    return not service.external_name
+
+
+def races(entry: ServiceEntry) -> bool:
+    """Whether all addresses of a host are to be tried at once; only a waypoint can."""
+    return entry.metadata.annotations.get(CONNECT_STRATEGY) == RACE
 
 
 def cluster_ips(service: objects.Service) -> tuple[str, ...]:
@@ -172,7 +171,7 @@ def tcp_ports(service: objects.Service) -> list[objects.ServicePort]:
 def target_number(port: objects.ServicePort) -> int:
     """0 for a named target: it differs from pod to pod."""
     if isinstance(port.target_port, str):
-        return int(port.target_port) if port.target_port.isdigit() else 0
+        return small_number(port.target_port, PORT_MAX) or 0
     return port.target_port or port.port
 
 
@@ -218,7 +217,7 @@ def _load_balancing(service: objects.Service, namespace: Mapping[str, str]) -> L
         or service.metadata.annotations.get(TRAFFIC_DISTRIBUTION)
         or namespace.get(TRAFFIC_DISTRIBUTION, "")
     )
-    if (preference := _PREFERENCES.get(wanted)) is not None:
+    if (preference := _PREFERENCES.get(wanted.lower())) is not None:
         return LoadBalancing(preference, LbMode.FAILOVER, health)
     return LoadBalancing(health_policy=health) if health is HealthPolicy.ALLOW_ALL else None
 
@@ -227,7 +226,7 @@ def _entry_load_balancing(entry: ServiceEntry, namespace: Mapping[str, str]) -> 
     if entry.spec.resolution == "NONE":
         return LoadBalancing(mode=LbMode.PASSTHROUGH, health_policy=HealthPolicy.ALLOW_ALL)
     wanted = entry.metadata.annotations.get(TRAFFIC_DISTRIBUTION) or namespace.get(TRAFFIC_DISTRIBUTION, "")
-    preference = _PREFERENCES.get(wanted)
+    preference = _PREFERENCES.get(wanted.lower())
     return LoadBalancing(preference, LbMode.FAILOVER) if preference is not None else None
 
 

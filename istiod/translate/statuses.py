@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
+from meshcore.manifests import Key
+
 OUTPUT: Final = "status"
 """The output of the graph under which families publish `StatusPatch`es."""
 _TIME: Final = "lastTransitionTime"
@@ -28,6 +30,12 @@ class StatusPatch(NamedTuple):
     def title(self) -> str:
         """The name of the patch among the resources of the output."""
         return "/".join(self[:4])
+
+
+def object_of(title: str) -> Key:
+    """The key of the object that a patch of this title is for."""
+    kind, namespace, name, _ = title.split("/", 3)
+    return kind, namespace, name
 
 
 class Verdict(NamedTuple):

@@ -14,10 +14,10 @@ import msgspec
 
 from istiod.objects import Gateway, GatewayClass, Namespace, Service, ServiceEntry
 from istiod.objects.gateway_api import Listener
-from istiod.translate.common import matches, packed
+from istiod.translate.common import matches, packed, small_number
 from istiod.translate.graph import View
 from istiod.translate.indexes import ENTRIES_BY_HOST, GATEWAY_NAME
-from istiod.translate.meshconfig import mesh_config
+from istiod.translate.meshconfig import entry_visibility, mesh_config
 from meshcore.model import (
     ApplicationTunnel,
     GatewayAddress,
@@ -64,6 +64,7 @@ _TRAFFIC: Final = {
     "none": frozenset[str](),
 }
 HBONE_PROTOCOL: Final = "HBONE"
+PROXY_PROTOCOL: Final = "istio.io/PROXY"
 
 
 class Waypoint(msgspec.Struct, frozen=True):
@@ -91,6 +92,7 @@ class Binding(msgspec.Struct, frozen=True):
     reason: str = ""
     message: str = ""
     canary: WeightedWaypoint | None = None
+    canary_waypoint: Waypoint | None = None
     canary_problem: str = ""
 
     @property
@@ -164,11 +166,12 @@ def waypoint(view: View, namespace: str, name: str) -> Waypoint | None:
 
 
 def admits(view: View, namespace: str, name: str, consumer: str) -> bool:
-    """Whether the HBONE listener of a waypoint accepts objects of the namespace `consumer`."""
+    """Whether the listener that takes the traffic of a waypoint accepts objects of the namespace `consumer`."""
     if namespace == consumer:
         return True
     gateway = view.get(Gateway, namespace, name)
-    listener = _hbone(gateway) if gateway is not None else None
+    target = view.ask(waypoint, namespace, name)
+    listener = _inbound(gateway, target.tunnel) if gateway is not None and target is not None else None
     if listener is None:
         return False
     rule = listener.allowed_routes.namespaces
@@ -181,9 +184,17 @@ def admits(view: View, namespace: str, name: str, consumer: str) -> bool:
 
 
 def bind(
-    view: View, namespace: str, labels: Mapping[str, str], annotations: Mapping[str, str], traffic: str
+    view: View,
+    namespace: str,
+    labels: Mapping[str, str],
+    annotations: Mapping[str, str],
+    traffic: str,
+    *,
+    hidden: bool = False,
 ) -> Binding:
-    """The binding of an object by its labels, else by those of its namespace."""
+    """The binding of an object by its labels, else by those of its namespace. What is `hidden` from other namespaces
+    gets no waypoint of theirs.
+    """
     if labels.get(MANAGED) in _GATEWAYS_OF_THE_MESH or _of_waypoint(view, namespace, labels):
         return UNBOUND
     direct = USE_WAYPOINT in labels
@@ -195,12 +206,16 @@ def bind(
     if not name or name == NONE:
         return UNBOUND
     place = labels.get(USE_WAYPOINT_NAMESPACE) or namespace
-    found, reason, message = _usable(view, place, name, namespace, traffic)
+    found, reason, message = _usable(view, place, name, namespace, traffic, hidden=hidden)
     if found is None:
         ignored = reason == "UnsupportedTrafficType" and traffic == WORKLOAD_TRAFFIC and not direct
         return UNBOUND if ignored else Binding(reason=reason, message=message)
-    canary, problem = _canary(view, labels, notes, found, namespace, traffic)
-    return Binding(found, "WaypointAccepted", f"bound to {found.title}", canary, problem)
+    message = f"bound to {found.title}"
+    if traffic != SERVICE_TRAFFIC or labels.get(USE_CANARY, "") in ("", NONE):
+        return Binding(found, "WaypointAccepted", message)
+    canary, weight, problem = _canary(view, labels, notes, found, namespace, hidden=hidden)
+    weighted = WeightedWaypoint(canary.address, weight) if canary is not None and canary.address is not None else None
+    return Binding(found, "WaypointAccepted", message, weighted, canary, problem)
 
 
 def service_binding(view: View, kind: str, namespace: str, name: str) -> Binding:
@@ -211,21 +226,26 @@ def service_binding(view: View, kind: str, namespace: str, name: str) -> Binding
     if found is None:
         return UNBOUND
     meta = found.metadata
-    return bind(view, namespace, meta.labels, meta.annotations, SERVICE_TRAFFIC)
+    hidden = kind == "ServiceEntry" and view.ask(entry_visibility, namespace) == "NAMESPACE"
+    return bind(view, namespace, meta.labels, meta.annotations, SERVICE_TRAFFIC, hidden=hidden)
+
+
+def hostname_binding(view: View, namespace: str, hostname: str) -> Binding:
+    """The binding of the service that has a hostname: a Kubernetes Service, else the oldest ServiceEntry."""
+    name = view.settings.service_name(namespace, hostname)
+    service = view.get(Service, namespace, name) if name else None
+    if service is not None and not service.external_name:
+        return view.ask(service_binding, "Service", namespace, name)
+    entries = view.find(ENTRIES_BY_HOST, (namespace, hostname))
+    if not entries:
+        return UNBOUND
+    oldest = min(entries, key=lambda entry: (entry.metadata.creation_timestamp, entry.metadata.name))
+    return view.ask(service_binding, "ServiceEntry", namespace, oldest.metadata.name)
 
 
 def service_waypoint(view: View, namespace: str, hostname: str) -> tuple[str, str] | None:
     """Namespace and name of the waypoint of a service, given by its hostname; None if it has none."""
-    name = view.settings.service_name(namespace, hostname)
-    service = view.get(Service, namespace, name) if name else None
-    if service is not None:
-        binding = view.ask(service_binding, "Service", namespace, name)
-    else:
-        entries = view.find(ENTRIES_BY_HOST, (namespace, hostname))
-        if not entries:
-            return None
-        oldest = min(entries, key=lambda entry: (entry.metadata.creation_timestamp, entry.metadata.name))
-        binding = view.ask(service_binding, "ServiceEntry", namespace, oldest.metadata.name)
+    binding = view.ask(hostname_binding, namespace, hostname)
     return (binding.waypoint.namespace, binding.waypoint.name) if binding.waypoint is not None else None
 
 
@@ -253,15 +273,20 @@ def _of_waypoint(view: View, namespace: str, labels: Mapping[str, str]) -> bool:
     return east_west or view.ask(waypoint, namespace, name) is not None
 
 
-def _usable(view: View, namespace: str, name: str, consumer: str, traffic: str) -> tuple[Waypoint | None, str, str]:
+def _usable(
+    view: View, namespace: str, name: str, consumer: str, traffic: str, *, hidden: bool
+) -> tuple[Waypoint | None, str, str]:
     found = view.ask(waypoint, namespace, name)
     title = f"{namespace}/{name}"
+    if hidden and namespace != consumer:
+        text = f"waypoint {title} is in another namespace, and nothing outside {consumer} may see this ServiceEntry"
+        return None, "CrossNamespaceWaypointForbidden", text
     if found is None or found.address is None:
         what = "does not exist" if found is None else "has not been ready yet"
         return None, "WaypointIsNotReady", f"waypoint {title} {what}"
     if not view.ask(admits, namespace, name, consumer):
-        text = f"waypoint {title} does not admit the namespace {consumer} (allowedRoutes of its HBONE listener)"
-        return None, "CrossNamespaceWaypointForbidden", text
+        text = f"waypoint {title} does not admit the namespace {consumer} (allowedRoutes of its listener)"
+        return None, "AttachmentDenied", text
     if traffic not in found.traffic:
         text = f"waypoint {title} does not accept {traffic} traffic (label {WAYPOINT_FOR})"
         return None, "UnsupportedTrafficType", text
@@ -274,22 +299,29 @@ def _canary(
     annotations: Mapping[str, str],
     primary: Waypoint,
     namespace: str,
-    traffic: str,
-) -> tuple[WeightedWaypoint | None, str]:
-    """The canary, or why the one that was asked for is not used; it stands where the primary stands."""
-    name = labels.get(USE_CANARY, "")
-    if not name or name == NONE or traffic != SERVICE_TRAFFIC:
-        return None, ""
-    place = labels.get(USE_CANARY_NAMESPACE) or namespace
+    *,
+    hidden: bool,
+) -> tuple[Waypoint | None, int, str]:
+    """The canary and its weight, or why the one that is asked for is not used; it stands where the primary stands."""
+    name, place = labels[USE_CANARY], labels.get(USE_CANARY_NAMESPACE) or namespace
     text = annotations.get(CANARY_WEIGHT, "")
-    if not (text.isascii() and text.isdigit() and int(text[:4]) <= 100):
-        return None, f"CanaryInvalidWeight: {CANARY_WEIGHT} {text!r} is not a number from 0 to 100"
+    weight = small_number(text, 100)
+    if weight is None:
+        return None, 0, f"CanaryInvalidWeight: {CANARY_WEIGHT} {text!r} is not a number from 0 to 100"
     if (place, name) == (primary.namespace, primary.name):
-        return None, f"CanarySameAsPrimary: {primary.title} is both waypoint and canary"
-    found, reason, message = _usable(view, place, name, namespace, traffic)
-    if found is None or found.address is None:
-        return None, f"Canary{reason}: {message}"
-    return WeightedWaypoint(found.address, int(text)), ""
+        return None, 0, f"CanarySameAsPrimary: {primary.title} is both waypoint and canary"
+    found, reason, message = _usable(view, place, name, namespace, SERVICE_TRAFFIC, hidden=hidden)
+    return found, weight, "" if found is not None else f"Canary{reason}: {message}"
+
+
+def _inbound(gateway: Gateway, tunnel: ApplicationTunnel | None) -> Listener | None:
+    """The listener that takes the traffic: where ztunnel ends the tunnel, that of the binding, else that of HBONE."""
+    found = None
+    if tunnel is not None and tunnel.port:
+        found = next((one for one in gateway.spec.listeners if one.port == tunnel.port), None)
+    elif tunnel is not None and tunnel.protocol is TunnelTarget.PROXY:
+        found = next((one for one in gateway.spec.listeners if one.protocol == PROXY_PROTOCOL), None)
+    return found or _hbone(gateway)
 
 
 def _hbone(gateway: Gateway) -> Listener | None:
@@ -318,7 +350,8 @@ def _namespace_of(hostname: str) -> str:
 
 def _tunnel(binding: str) -> ApplicationTunnel | None:
     """`PROTOCOL` or `PROTOCOL/PORT`; a text that is neither is no binding."""
-    protocol, _, port = binding.partition("/")
-    if protocol not in TunnelTarget.__members__ or (port and not port.isdigit()):
+    protocol, _, text = binding.partition("/")
+    port = small_number(text, 65535) if text else 0
+    if protocol not in TunnelTarget.__members__ or port is None:
         return None
-    return ApplicationTunnel(TunnelTarget[protocol], int(port[:6] or "0"))
+    return ApplicationTunnel(TunnelTarget[protocol], port)

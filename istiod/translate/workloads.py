@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from istiod import objects
 from istiod.translate.authorization import selecting_policies
-from istiod.translate.common import app_protocol, canonical_name, canonical_revision, packed, selects
+from istiod.translate.common import app_protocol, canonical_name, canonical_revision, packed, selects, small_number
 from istiod.translate.graph import View
 from istiod.translate.indexes import DEFAULT_ACCOUNT, ENTRIES_BY_LABEL, SERVICE_NAME, SERVICES_BY_LABEL, SLICES_BY_POD
 from istiod.translate.meshconfig import mesh_config
 from istiod.translate.peer_authentication import mtls_policies
-from istiod.translate.services import entry_keys, entry_ports, published, tcp_ports
-from istiod.translate.waypoints import WORKLOAD_TRAFFIC, Waypoint, application_tunnel, bind
+from istiod.translate.services import PORT_MAX, entry_keys, entry_ports, published, tcp_ports
+from istiod.translate.waypoints import WORKLOAD_TRAFFIC, Waypoint, application_tunnel, bind, hostname_binding
 from meshcore.model import Address, Locality, NetworkMode, Port, TunnelProtocol, Workload, WorkloadStatus
 
 REDIRECTION: Final = "ambient.istio.io/redirection"
@@ -36,6 +36,7 @@ def pod_addresses(view: View, namespace: str, name: str) -> Mapping[str, Address
     hbone = native or meta.annotations.get(REDIRECTION) == "enabled"
     owner = workload_name(meta)
     waypoint = bind(view, namespace, labels, meta.annotations, WORKLOAD_TRAFFIC).waypoint
+    services = _services(view, pod)
     workload = Workload(
         uid=f"{mesh.cluster_id}//Pod/{namespace}/{name}",
         name=name,
@@ -51,8 +52,8 @@ def pod_addresses(view: View, namespace: str, name: str) -> Mapping[str, Address
         workload_name=owner,
         status=WorkloadStatus.HEALTHY if ready(pod) else WorkloadStatus.UNHEALTHY,
         cluster_id=mesh.cluster_id,
-        services=_services(view, pod),
-        authorization_policies=policies_of(view, namespace, labels, waypoint),
+        services=services,
+        authorization_policies=policies_of(view, namespace, labels, waypoint, services),
         waypoint=waypoint.address if waypoint is not None else None,
         native_tunnel=native,
         application_tunnel=application_tunnel(view, namespace, labels),
@@ -62,12 +63,21 @@ def pod_addresses(view: View, namespace: str, name: str) -> Mapping[str, Address
     return {workload.uid: Address(workload=workload)}
 
 
-def policies_of(view: View, namespace: str, labels: Mapping[str, str], waypoint: Waypoint | None) -> tuple[str, ...]:
-    """The policies that hold for one workload in particular, in the order ztunnel is told."""
-    allowed: tuple[str, ...] = ()
-    if waypoint is not None and view.settings.allow_waypoints:
-        allowed = (f"{waypoint.namespace}/{waypoint_policy_name(waypoint)}",)
+def policies_of(
+    view: View, namespace: str, labels: Mapping[str, str], waypoint: Waypoint | None, services: Iterable[str]
+) -> tuple[str, ...]:
+    """The policies that hold for one workload in particular, in the order ztunnel is told; `services` are the keys of
+    those it serves.
+    """
+    allowed = _waypoints_let_in(view, waypoint, services) if view.settings.allow_waypoints else ()
     return (*selecting_policies(view, namespace, labels), *allowed, *mtls_policies(view, namespace, labels))
+
+
+def _waypoints_let_in(view: View, waypoint: Waypoint | None, services: Iterable[str]) -> Iterable[str]:
+    """The keys of the policies that let in the workload's waypoint, and those of its services."""
+    bindings = (view.ask(hostname_binding, *key.split("/", 1)) for key in services)
+    found = (waypoint, *(one for binding in bindings for one in (binding.waypoint, binding.canary_waypoint)))
+    return dict.fromkeys(f"{one.namespace}/{waypoint_policy_name(one)}" for one in found if one is not None)
 
 
 def waypoint_policy_name(waypoint: Waypoint) -> str:
@@ -134,13 +144,15 @@ def _services(view: View, pod: objects.Pod) -> dict[str, tuple[Port, ...]]:
             selector = entry.spec.workload_selector
             if selector is not None and selects(selector.labels, labels):
                 found.update((key, entry_ports(entry)) for key in entry_keys(view, entry))
+    named: dict[str, dict[int, Port]] = {}
     for endpoints in view.find(SLICES_BY_POD, (namespace, pod.metadata.name)):
         name = endpoints.metadata.labels.get(SERVICE_NAME, "")
         key = settings.service_key(endpoints.metadata.namespace, name)
         if key not in found:
             owner = view.get(objects.Service, endpoints.metadata.namespace, name)
             if owner is not None and published(owner):
-                found[key] = slice_ports(owner, endpoints)
+                named.setdefault(key, {}).update((port.service_port, port) for port in slice_ports(owner, endpoints))
+    found.update((key, tuple(ports.values())) for key, ports in named.items())
     return dict(sorted(found.items()))
 
 
@@ -169,4 +181,4 @@ def _target(port: objects.ServicePort, pod: objects.Pod) -> int:
         for candidate in container.ports:
             if candidate.name == port.target_port and candidate.protocol == "TCP":
                 return candidate.container_port
-    return int(port.target_port) if port.target_port.isdigit() else 0
+    return small_number(port.target_port, PORT_MAX) or 0

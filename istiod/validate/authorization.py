@@ -15,6 +15,8 @@ ACTIONS: Final = ("ALLOW", "DENY", "AUDIT", "CUSTOM")
 SERVICE_ACCOUNTS_MAX: Final = 16
 SERVICE_ACCOUNT_CHARS_MAX: Final = 320
 
+_SEGMENT: Final = re.compile(r"(?:[-A-Za-z0-9._~!$&'()+,;:@=]|%[0-9a-fA-F]{2})*")
+"""The pchar of RFC 3986, without the *."""
 L4_KEYS: Final = ("source.ip", "source.namespace", "source.principal", "destination.ip", "destination.port")
 """Condition keys ztunnel can evaluate; every other key needs a waypoint."""
 _L7_KEYS: Final = (
@@ -74,9 +76,11 @@ def _action(spec: Field) -> Iterator[Problem]:
         yield from required(spec["provider"]["name"], "action CUSTOM needs a provider")
     elif spec["provider"].given:
         yield spec["provider"].error(f"only action CUSTOM has a provider, this is {action[:80]}")
-    if action in ("DENY", "CUSTOM", "AUDIT") and not spec["rules"]:
+    if action in ("DENY", "CUSTOM") and not spec["rules"]:
         hint = "; to deny everything use ALLOW without rules, or DENY with one rule {}" if action == "DENY" else ""
         yield spec["rules"].error(f"missing: {action} without rules would do nothing{hint}")
+    elif action == "AUDIT" and not spec["rules"]:
+        yield spec["rules"].warn("missing: AUDIT without rules does nothing")
 
 
 def _rule(rule: Field, *, custom: bool) -> Iterator[Problem]:
@@ -160,6 +164,8 @@ def _path_template(value: Field) -> Iterator[Problem]:
             yield value.error(f"{part!r}: a template has only the segments {{*}} and {{**}}")
         elif "*" in part and not part.startswith("{"):
             yield value.error("a template cannot hold a bare *")
+        elif not part.startswith("{") and not _SEGMENT.fullmatch(part):
+            yield value.error(f"{part!r} holds characters that a segment of a path cannot; encode them as %XX")
     if parts.count("{**}") > 1 or ("{**}" in parts and "{*}" in parts[parts.index("{**}") :]):
         yield value.error("{**} may stand once, after every {*}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from istiod.problem import Problem
 from istiod.validate.field import Field
@@ -14,6 +14,9 @@ from istiod.validate.names import is_label, is_subdomain, label_faults, namespac
 __all__ = ["Check", "Problem"]
 
 Check: TypeAlias = Callable[[Field], Iterator[Problem]]
+
+
+PORT_DIGITS: Final = 5
 
 
 def choice(field: Field, allowed: Sequence[str]) -> Iterator[Problem]:
@@ -70,7 +73,7 @@ def port_number(field: Field) -> Iterator[Problem]:
     """A port from 1 to 65535, as a number or as text; may be absent."""
     if field.given:
         text = field.text if isinstance(field.value, str) else str(field.number)
-        if not (text.isascii() and text.isdigit() and 1 <= int(text[:6]) <= 65535):
+        if not (text.isascii() and text.isdigit() and len(text) <= PORT_DIGITS and 1 <= int(text) <= 65535):
             yield field.error(f"{field.value if field.number is not None else field} is not a port from 1 to 65535")
 
 

@@ -89,7 +89,10 @@ class Warmup(Wire, frozen=True):
 
 
 class LoadBalancer(Wire, frozen=True):
-    """`hash_key` goes with RING_HASH and MAGLEV only; `table_size` is the smallest ring, or Maglev's table."""
+    """`hash_key` goes with RING_HASH and MAGLEV only; `table_size` is the smallest ring, or Maglev's table.
+
+    `locality` None: as the service itself prefers (`load_balancing` of its address).
+    """
 
     algorithm: LbAlgorithm = LbAlgorithm.LEAST_REQUEST
     hash_key: HashKey | None = None
@@ -157,7 +160,10 @@ class RetryBudget(Wire, frozen=True):
 
 
 class KeyPair(Wire, frozen=True):
-    """A certificate with its key: the Secret `namespace/name`, or two files."""
+    """A certificate with its key: the Secret `namespace/name`, or two files. With none of them no handshake succeeds.
+
+    A Secret that is named here is one that the proxy may have: references that were not allowed are left out.
+    """
 
     secret: str = ""
     certificate_file: str = ""
@@ -165,30 +171,41 @@ class KeyPair(Wire, frozen=True):
 
 
 class Trust(Wire, frozen=True):
-    """Certificate authorities: of a Secret or ConfigMap (`namespace/name`), of a file, or those of the system."""
+    """Certificate authorities: of Secrets and ConfigMaps (`namespace/name`), of a file, those of the system, together.
 
-    secret: str = ""
-    config_map: str = ""
+    Those of a Secret stand in the Secret `NAME-cacert` if there is one, else in itself (`ca.crt` or `cacert`). With no
+    authority at all nobody is trusted: every handshake fails.
+    """
+
+    secrets: tuple[str, ...] = ()
+    config_maps: tuple[str, ...] = ()
     file: str = ""
     crl_file: str = ""
     system: bool = False
 
 
-class UpstreamTls(Wire, frozen=True):
-    """TLS from the proxy to the destination, inside any tunnel. MUTUAL if `key` is set.
+class TlsKind(enum.IntEnum):
+    """OWN is what the settings say. The others are a gateway's choice for endpoints that no tunnel leads to: no TLS at
+    all, or the mesh's mutual TLS (of the settings only `sni` counts then).
+    """
 
-    `trust` None: the peer is not verified. `sni` empty: the authority of the request. `names` empty: the peer must be
-    what the SNI says (`verify_sni`), or anything the authorities vouch for. `plaintext` and `mesh` overrule the mesh's
-    own choice at a gateway: no TLS at all, or the mesh's mutual TLS.
+    OWN = 0
+    PLAINTEXT = 1
+    MESH = 2
+
+
+class UpstreamTls(Wire, frozen=True):
+    """TLS from the proxy to the destination, inside any tunnel. Mutual if `key` is set.
+
+    `trust` None: the peer is not verified. Otherwise its certificate must be for one of `names`, or without any for the
+    SNI. `sni` empty: the authority of the request.
     """
 
     key: KeyPair | None = None
     trust: Trust | None = None
     names: tuple[str, ...] = ()
     sni: str = ""
-    verify_sni: bool = False
-    plaintext: bool = False
-    mesh: bool = False
+    kind: TlsKind = TlsKind.OWN
 
 
 class ProxyProtocol(enum.IntEnum):
@@ -227,7 +244,9 @@ class Subset(Wire, frozen=True):
 
 
 class Resolution(enum.IntEnum):
-    """Where a destination's addresses come from. DYNAMIC_DNS resolves the authority (or SNI) of each request."""
+    """Where a destination's addresses come from. DYNAMIC_DNS resolves the authority (or SNI) of each request, if the
+    wildcard that is the destination's hostname covers it.
+    """
 
     ENDPOINTS = 0
     ORIGINAL = 1

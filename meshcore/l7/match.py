@@ -39,7 +39,8 @@ class TextMatch(Wire, frozen=True):
 
 
 class NamedMatch(Wire, frozen=True):
-    """Compares what stands under a name: a header (the name is lower case) or a query parameter.
+    """Compares what stands under a name: a header (the name is lower case; `:authority` and its like are parts of the
+    request line) or a query parameter.
 
     `negated` holds when the value differs or is absent.
     """

@@ -19,7 +19,12 @@ class PolicyAction(enum.IntEnum):
 
 
 class Attribute(enum.IntEnum):
-    """What a condition looks at. `path` of the condition names the header, the claim or the metadata."""
+    """What a condition looks at. `path` of the condition names the header, the claim or the metadata.
+
+    The source is who holds the client certificate of the tunnel. DESTINATION_IP and DESTINATION_PORT are what the
+    client asked for: those of the service where it is reached by its address, those of the pod otherwise. SOURCE_IP is
+    the direct peer, REMOTE_IP the client behind trusted proxies.
+    """
 
     SOURCE_PRINCIPAL = 0
     SOURCE_NAMESPACE = 1
@@ -118,8 +123,9 @@ class Authorizer(Wire, frozen=True):
 
 
 class JwtRule(Wire, frozen=True):
-    """One issuer of a RequestAuthentication. `keys` is a JWKS; if it is empty, it is fetched from `keys_url`, or else
-    from where OpenID discovery at the issuer says.
+    """One issuer of a RequestAuthentication; an empty one is any issuer whose tokens the keys verify. `keys` is a JWKS;
+    if it is empty, it is fetched from `keys_url`, or else from where OpenID discovery at the issuer says. Without keys
+    no token of the rule is valid.
 
     `from_headers` are (name, prefix). `space_delimited` are claims whose text is a list.
     """

@@ -15,8 +15,45 @@ SERVICE_TYPE = "type.googleapis.com/ambient.l7.Service"
 GATEWAY_TYPE = "type.googleapis.com/ambient.l7.Gateway"
 
 
+class PathNormalization(enum.IntEnum):
+    """What is done to a path before rules and policies look at it; each does what those before it do.
+
+    BASE resolves `.` and `..` and turns backslashes; DECODE_AND_MERGE_SLASHES decodes `%2F` and `%5C`, then merges.
+    """
+
+    NONE = 0
+    BASE = 1
+    MERGE_SLASHES = 2
+    DECODE_AND_MERGE_SLASHES = 3
+
+
+class ClientCertificateHeader(enum.IntEnum):
+    """What a gateway does with X-Forwarded-Client-Cert, as Envoy's `forward_client_cert_details`."""
+
+    SANITIZE = 0
+    FORWARD_ONLY = 1
+    APPEND_FORWARD = 2
+    SANITIZE_SET = 3
+    ALWAYS_FORWARD_ONLY = 4
+
+
+class HttpOptions(Wire, frozen=True):
+    """How requests are read. With `trusted_proxies` before a gateway the client (REMOTE_IP) is that entry of
+    X-Forwarded-For, counted from its end; with none of them it is the direct peer.
+    """
+
+    normalization: PathNormalization = PathNormalization.BASE
+    trusted_proxies: int = 0
+    client_certificate: ClientCertificateHeader = ClientCertificateHeader.SANITIZE_SET
+
+
 class Policies(Wire, frozen=True):
-    """What is checked before a request is routed. `authorizers` are those the CUSTOM policies name."""
+    """What is checked before a request is routed. `authorizers` are those the CUSTOM policies name.
+
+    Policies from several places are one set: any DENY denies, any ALLOW suffices, and a token that satisfies one rule
+    may come from any. A request without token passes `jwt`; one with a token that no rule verifies is answered with
+    401. A preflight of CORS bypasses `jwt`.
+    """
 
     authorization: tuple[Authorization, ...] = ()
     jwt: tuple[JwtRule, ...] = ()
@@ -28,7 +65,8 @@ class Waypoint(Wire, frozen=True):
 
     `services` are the keys of the services it serves, bound to it or as their canary (each has a `Service`);
     `for_services` and `for_workloads` say which traffic it takes. `policies` (of the Gateway or its class) hold
-    for all of it, before those of a service. `telemetry` is for traffic to workloads; services bring their own.
+    for all of it: together with those of the service, as one set. `telemetry` is for traffic to workloads; services
+    bring their own.
     `client_header`: add the client's identity to X-Forwarded-Client-Cert. `destinations` are those of authorizers and
     of telemetry.
     """
@@ -42,6 +80,7 @@ class Waypoint(Wire, frozen=True):
     telemetry: Telemetry = Telemetry()
     client_header: bool = False
     destinations: tuple[Destination, ...] = ()
+    http: HttpOptions = HttpOptions()
 
 
 class ServicePort(Wire, frozen=True):
@@ -58,7 +97,8 @@ class Service(Wire, frozen=True):
 
     `waypoint` is the resource name of the `Waypoint` it is bound to; `destinations` holds every service that a rule,
     mirror or provider names, itself included. The authority of a request chooses nothing: its address already said
-    which service is meant.
+    which service is meant. Only where that is a wildcard (`DYNAMIC_DNS`) the authority or SNI must be one that the
+    hostname covers: another is answered with 404, or closed, and never resolved.
     """
 
     namespace: str
@@ -80,7 +120,12 @@ class ClientAuth(enum.IntEnum):
 
 
 class ListenerTls(Wire, frozen=True):
-    """How a listener ends TLS. `mesh`: with the mesh's own certificate. Versions are 10 to 13; 0 is the default."""
+    """How a listener ends TLS. `mesh`: with the mesh's own certificate and authorities, `keys` and `trust` are unused.
+    Otherwise without usable `keys` no handshake succeeds, and without `trust` no client certificate is valid.
+
+    `names` and hashes: a client's certificate must have one of each that is given. Versions are 10 to 13; 0 is the
+    default. `ciphers` by their OpenSSL names; unknown ones are passed over.
+    """
 
     keys: tuple[KeyPair, ...] = ()
     client: ClientAuth = ClientAuth.NONE
@@ -108,8 +153,9 @@ class VirtualHost(Wire, frozen=True):
 class Listener(Wire, frozen=True):
     """One port, or that part of it whose SNI is among `hosts`. HTTP without TLS: one listener holds the whole port.
 
-    TLS without `tls` is passed through by SNI. `bind` empty is every address. `auto_passthrough`: the SNI names the
-    service (`outbound_.PORT_.SUBSET_.HOST`).
+    TLS without `tls` is passed through by SNI; HTTPS always has it. `bind` empty is every address. `auto_passthrough`:
+    the SNI names the service (`outbound_.PORT_.SUBSET_.HOST`). A host that no `VirtualHost` covers is answered with
+    404. `proxy_protocol`: connections begin with the PROXY protocol, which says who the client is.
     """
 
     name: str
@@ -137,6 +183,7 @@ class Gateway(Wire, frozen=True):
     policies: Policies = Policies()
     telemetry: Telemetry = Telemetry()
     selector: dict[str, str] | None = None
+    http: HttpOptions = HttpOptions()
 
 
 def gateway_key(namespace: str, name: str) -> str:

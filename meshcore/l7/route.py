@@ -21,7 +21,8 @@ class Backend(Wire, frozen=True):
 
     With `status` set the share cannot be sent anywhere and is answered with it: 500 for a reference that a route may
     not make, 503 for a host that does not exist. Otherwise `service` is the key of a `Destination`, and `port` one of
-    its ports. `authority` overrides that of the rule.
+    its ports; a `subset` that the destination has not is answered with 503 too. A connection that would get a status is
+    closed. `authority` overrides that of the rule.
     """
 
     service: str = ""
@@ -63,7 +64,8 @@ class Forward(Wire, frozen=True, tag=1):
 class Redirect(Wire, frozen=True, tag=2):
     """Answer with a Location. What is empty (`port`: 0) is kept from the request.
 
-    A kept authority loses the port that is the default of the request's scheme if the scheme changes.
+    A kept authority loses the port that is the default of the request's scheme if the scheme changes. A `port` that is
+    the default of the answer's scheme is not written.
     """
 
     status: int = 301
@@ -135,7 +137,11 @@ class Mirror(Wire, frozen=True):
 
 
 class Cors(Wire, frozen=True):
-    """`max_age_s` -1: no Access-Control-Max-Age. `forward_unmatched`: a preflight of an unknown origin is forwarded."""
+    """`max_age_s` -1: no Access-Control-Max-Age. `forward_unmatched`: a preflight of an unknown origin is forwarded.
+
+    `*` in `methods`, `headers` or `expose` is any: written as it is, or with `credentials`, where that means nothing to
+    browsers, as what the preflight asks for.
+    """
 
     origins: tuple[TextMatch, ...] = ()
     methods: tuple[str, ...] = ()
@@ -167,7 +173,7 @@ class HttpRule(Wire, frozen=True):
 
 
 class StreamRule(Wire, frozen=True):
-    """A TCP or TLS route: the first that matches decides; if none does, the connection is closed.
+    """A TCP or TLS route: the first that matches decides; if none does, or without backends, the connection is closed.
 
     `sni` are names or `*.suffix` (any: matches without); `subnets` are of the address the client asked for.
     """

@@ -47,7 +47,7 @@ class SinkKind(enum.IntEnum):
 
 
 class Sink(Wire, frozen=True):
-    """Where telemetry goes. `path`: the file, or the URL's.
+    """Where telemetry goes; nowhere if `backend` has a status. `path`: the file, or the URL's.
 
     Log lines follow `text`; with `json` they are objects of `fields`, or of the standard fields if there are none.
     """

@@ -14,8 +14,10 @@ from typing import Final
 from meshcore.errors import ProtocolError
 from meshcore.stream.messages import WILDCARD, DeltaRequest, DeltaResponse, Node, Resource
 
-PART_BYTES: Final = 1 * 2**20
-"""Bodies in one response; a larger push goes out in parts, so that neither side holds it whole."""
+PART_BYTES: Final = 256 * 2**10
+"""Bodies in one response; a larger push goes out in parts, so that neither side holds it whole: when everybody comes
+back at once, the server has a part and its encoding for each.
+"""
 PART_NAMES: Final = 4096
 ERROR_CHARS_MAX: Final = 4096
 
@@ -162,21 +164,29 @@ class ServerType:
             return None
         resources: list[Resource] = []
         removed: list[str] = []
-        size = 0
-        while self._dirty and size < self._part_bytes and len(resources) + len(removed) < self._part_names:
-            name = self._dirty.pop()
+        size, dirty, held, part_bytes, part_names = 0, self._dirty, self.held, self._part_bytes, self._part_names
+        while dirty and size < part_bytes and len(resources) + len(removed) < part_names:
+            name = dirty.pop()
             resource = store.get(name)
             if resource is None:
-                if self.held.pop(name, None) is not None:
+                if held.pop(name, None) is not None:
                     removed.append(name)
                     self._missing.discard(name)
-            elif self.held.get(name) != resource.version:
-                self.held[name] = resource.version
+                continue
+            before = held.get(name)
+            if before != resource.version:
+                held[name] = resource.version
                 resources.append(resource)
                 size += len(resource.body)
-        if not self._dirty:
+            elif before is not resource.version:
+                # Said by a client that came back: its strings are copies, which for each client would add up.
+                del held[name]
+                held[resource.name] = resource.version
+        if not dirty:
+            # A set that was large stays so, and `pop` walks through its empty places.
+            self._dirty = set()
             removed += (name for name in self._missing if name not in store)
-            self._missing.clear()
+            self._missing = set()
         more = bool(self._dirty)
         if not (resources or removed or self._owed or (self._more and not more)):
             return self.next(store) if more else None

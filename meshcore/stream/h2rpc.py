@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import ssl
 from collections import deque
 from collections.abc import Callable
@@ -129,7 +130,7 @@ class Stream:
             if self._ended:
                 return b""
             if self.error is not None:
-                raise self.error
+                raise _afresh(self.error)
             self._arrived.clear()
             await _within(self._arrived, timeout, "no data from the peer")
         data, credit = self._chunks.popleft()
@@ -157,9 +158,9 @@ class Stream:
         connection = self._connection
         while True:
             if self.error is not None:
-                raise self.error
+                raise _afresh(self.error)
             if connection.error is not None:
-                raise connection.error
+                raise _afresh(connection.error)
             if connection.writable.is_set():
                 room = connection.room(self.id)
                 if room or not wanted:
@@ -275,6 +276,9 @@ class Connection(asyncio.Protocol):
             self._end(Unavailable("the server closed the connection at once; it may refuse our client certificate"))
         else:
             self._end(Unavailable("the peer closed the connection"))
+        if self._timer is not None:
+            self._timer.cancel()
+        self._transport = None
         self.closed.set()
 
     def pause_writing(self) -> None:
@@ -439,7 +443,7 @@ class Connection(asyncio.Protocol):
         self._end(error)
         if self._transport is not None:
             self._transport.close()
-            self._loop.call_later(self.limits.ping_timeout, self.abort)
+            self._timer = self._loop.call_later(self.limits.ping_timeout, self.abort)
 
     def _end(self, error: MeshError) -> None:
         if self.error is not None:
@@ -455,6 +459,15 @@ class Connection(asyncio.Protocol):
 
     def on_end(self, error: MeshError) -> None:
         """The connection has failed or was closed; called once."""
+
+
+def _afresh(error: MeshError) -> MeshError:
+    """The same error without a traceback, to be raised.
+
+    One that is raised holds the frames of who waited, and they hold the connection: kept by the connection, it would be
+    a circle, and all that a subscriber had would stay in memory until the collector comes by.
+    """
+    return copy.copy(error)
 
 
 async def _within(event: asyncio.Event, timeout: float | None, what: str) -> None:
@@ -483,7 +496,7 @@ class ClientConnection(Connection):
     def open(self, path: str, headers: Headers, *, end: bool = False) -> Stream:
         """Start a POST; raises Unavailable if the connection cannot carry another stream."""
         if self.error is not None:
-            raise self.error
+            raise _afresh(self.error)
         pseudo = [(":method", "POST"), (":scheme", "https"), (":authority", self._authority), (":path", path)]
         try:
             stream_id = self._h2.get_next_available_stream_id()
@@ -500,7 +513,7 @@ class ClientConnection(Connection):
         await _within(stream.opened, limit, "no answer from the server")
         status = stream.headers.get(":status", "")
         if not status and stream.error is not None:
-            raise stream.error
+            raise _afresh(stream.error)
         if not status.isdigit():
             raise ProtocolError("an answer without a status")
         return int(status)
@@ -528,5 +541,5 @@ async def connect(
     except OSError as exc:
         raise Unavailable(f"{where}: {exc.strerror or exc}") from None
     if connection.error is not None:
-        raise connection.error
+        raise _afresh(connection.error)
     return connection

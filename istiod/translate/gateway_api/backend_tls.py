@@ -11,7 +11,7 @@ from istiod.objects.gateway_api import PolicyTarget
 from istiod.resources import CORE, NETWORKING
 from istiod.translate.gateway_api.indexes import TLS_POLICIES_BY_TARGET
 from istiod.translate.gateway_api.ports import service_ports
-from istiod.translate.gateway_api.references import RESOLVED, Certificates, Referrer, authorities
+from istiod.translate.gateway_api.references import RESOLVED, Referrer, authorities
 from istiod.translate.graph import View
 from istiod.translate.l7.catalog import service_info
 from istiod.translate.statuses import Verdict
@@ -68,7 +68,7 @@ def policy_verdict(view: View, namespace: str, name: str) -> PolicyVerdict:
         return PolicyVerdict(l7.UpstreamTls(trust=l7.Trust()), _invalid("Invalid", "the policy does not exist"))
     wanted = policy.spec.validation
     names = tuple(one.uri if one.type == "URI" else one.hostname for one in wanted.subject_alt_names)
-    tls = l7.UpstreamTls(trust=l7.Trust(system=True), names=names, sni=wanted.hostname, verify_sni=not names)
+    tls = l7.UpstreamTls(trust=l7.Trust(system=True), names=names, sni=wanted.hostname)
     accepted = Verdict(ok=True, reason="Accepted", message="accepted")
     if wanted.well_known_ca_certificates:
         if wanted.well_known_ca_certificates != SYSTEM:
@@ -77,19 +77,12 @@ def policy_verdict(view: View, namespace: str, name: str) -> PolicyVerdict:
             return PolicyVerdict(msgspec.structs.replace(tls, trust=l7.Trust()), fault)
         return PolicyVerdict(tls, accepted)
     found = authorities(view, Referrer("BackendTLSPolicy", namespace), wanted.ca_certificate_refs, "InvalidKind")
-    trust = _trust(found)
+    trust = l7.Trust(found.secrets, found.config_maps)
     tls = msgspec.structs.replace(tls, trust=trust)
     if trust == l7.Trust():
         why = found.verdict.message if not found.verdict.ok else "the policy names none"
         accepted = _invalid("NoValidCACertificate", f"no certificate authority can be used: {why}")
     return PolicyVerdict(tls, accepted, found.verdict)
-
-
-def _trust(found: Certificates) -> l7.Trust:
-    """The first usable bundle; without one, nobody is trusted."""
-    if found.config_maps:
-        return l7.Trust(config_map=found.config_maps[0])
-    return l7.Trust(secret=found.secrets[0]) if found.secrets else l7.Trust()
 
 
 def _invalid(reason: str, message: str) -> Verdict:

@@ -15,6 +15,7 @@ from istiod.translate.graph import View
 from istiod.translate.statuses import Verdict
 from meshcore import l7
 
+_HOST: Final = "host"
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _FIELDS: Final = {
     "RequestHeaderModifier": "request_header_modifier",
@@ -64,11 +65,16 @@ def translate(
 
 
 def header_ops(modifier: HeaderModifier) -> l7.HeaderOps:
+    """All but what concerns the host: that is the authority (`_host`), which is set and nothing else."""
     return l7.HeaderOps(
-        tuple((one.name.lower(), one.value) for one in modifier.set),
-        tuple((one.name.lower(), one.value) for one in modifier.add),
-        tuple(name.lower() for name in modifier.remove),
+        tuple((one.name.lower(), one.value) for one in modifier.set if one.name.lower() != _HOST),
+        tuple((one.name.lower(), one.value) for one in modifier.add if one.name.lower() != _HOST),
+        tuple(name.lower() for name in modifier.remove if name.lower() != _HOST),
     )
+
+
+def _host(modifier: HeaderModifier) -> str:
+    return next((one.value for one in modifier.set if one.name.lower() == _HOST), "")
 
 
 def _fault(one: RouteFilter, known: Iterable[str]) -> str:
@@ -84,12 +90,13 @@ def _apply(view: View, referrer: Referrer, one: RouteFilter, prefix: str, found:
     """`one` has been found to be without fault."""
     if one.type == "RequestHeaderModifier" and one.request_header_modifier is not None:
         found.request = _merged(found.request, header_ops(one.request_header_modifier))
+        found.authority = found.authority or _host(one.request_header_modifier)
     elif one.type == "ResponseHeaderModifier" and one.response_header_modifier is not None:
         found.response = _merged(found.response, header_ops(one.response_header_modifier))
     elif one.type == "RequestRedirect" and one.request_redirect is not None:
         found.redirect = _redirect(one.request_redirect, prefix)
     elif one.type == "URLRewrite" and one.url_rewrite is not None:
-        found.authority = one.url_rewrite.hostname
+        found.authority = one.url_rewrite.hostname or found.authority
         found.path = _path(one.url_rewrite.path, prefix)
     elif one.type == "CORS" and one.cors is not None:
         found.cors = _cors(one.cors)

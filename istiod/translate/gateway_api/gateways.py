@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 from msgspec.structs import replace
 
@@ -33,6 +33,8 @@ _PROTOCOLS: Final = {
     "TCP": l7.Protocol.TCP,
     "HBONE": l7.Protocol.HBONE,
 }
+_Routes: TypeAlias = dict[tuple[str, str, str, str], list[AttachedRoute]]
+"""By owner, namespace, parent and listener."""
 
 
 def gateway_config(view: View, namespace: str, name: str) -> l7.Gateway | None:
@@ -43,7 +45,10 @@ def gateway_config(view: View, namespace: str, name: str) -> l7.Gateway | None:
     if view.ask(controller, namespace, name) not in (GATEWAY_CONTROLLER, EAST_WEST_CONTROLLER):
         return None
     infos = [info for info in view.ask(listeners, namespace, name) if info.programmed.ok]
-    routes = view.ask(attached_routes, namespace, name)
+    routes: _Routes = {}
+    for route in view.ask(attached_routes, namespace, name):
+        one = route.attachment
+        routes.setdefault((one.owner, one.namespace, one.parent, one.listener), []).append(route)
     found = []
     plain: dict[int, list[ListenerInfo]] = {}
     for info in infos:
@@ -73,7 +78,7 @@ def _destinations(view: View, namespace: str, name: str, found: Iterable[l7.List
     keys: set[str] = set()
     for one in found:
         keys |= named_services(tuple(rule for host in one.http for rule in host.rules), one.streams)
-    chosen = destinations(view, gateway_client(namespace, name), keys, backend_tls)
+    chosen = destinations(view, gateway_client(view, namespace, name), keys, backend_tls)
     secret, _ = view.ask(client_certificate, namespace, name)
     return tuple(_with_certificate(view, one, secret) for one in chosen) if secret else chosen
 
@@ -81,15 +86,16 @@ def _destinations(view: View, namespace: str, name: str, found: Iterable[l7.List
 def _with_certificate(view: View, one: l7.Destination, secret: str) -> l7.Destination:
     """TLS that a BackendTLSPolicy asks for becomes mutual."""
     namespace, _, hostname = one.service.partition("/")
-    policies = []
-    for number, policy in one.port_policies:
-        if policy.tls is not None and view.ask(backend_tls, namespace, hostname, number) == policy.tls:
-            policy = replace(policy, tls=replace(policy.tls, key=l7.KeyPair(secret)))
-        policies.append((number, policy))
-    return replace(one, port_policies=tuple(policies))
+    policies = dict(one.port_policies)
+    for number, _protocol in one.ports:
+        tls = view.ask(backend_tls, namespace, hostname, number)
+        if tls is not None:
+            policy = policies.get(number, one.policy)
+            policies[number] = replace(policy, tls=replace(tls, key=l7.KeyPair(secret)))
+    return replace(one, port_policies=tuple(sorted(policies.items())))
 
 
-def _listener(view: View, info: ListenerInfo, routes: Sequence[AttachedRoute]) -> l7.Listener:
+def _listener(view: View, info: ListenerInfo, routes: _Routes) -> l7.Listener:
     """A listener that has a port, or a range of server names, for itself."""
     spec = info.spec
     common = l7.Listener(_title(info), spec.port, _PROTOCOLS[spec.protocol], hosts=(info.host,), tls=info.tls)
@@ -111,22 +117,16 @@ def _title(info: ListenerInfo) -> str:
     return info.spec.name if info.owner == "Gateway" else f"{info.namespace}/{info.parent}/{info.spec.name}"
 
 
-def _at(info: ListenerInfo, routes: Sequence[AttachedRoute]) -> Iterator[AttachedRoute]:
-    place = (info.owner, info.namespace, info.parent, info.spec.name)
-    for route in routes:
-        one = route.attachment
-        if (one.owner, one.namespace, one.parent, one.listener) == place:
-            yield route
+def _at(info: ListenerInfo, routes: _Routes) -> Sequence[AttachedRoute]:
+    return routes.get((info.owner, info.namespace, info.parent, info.spec.name), ())
 
 
-def _virtual_hosts(
-    view: View, infos: Sequence[ListenerInfo], routes: Sequence[AttachedRoute]
-) -> tuple[l7.VirtualHost, ...]:
+def _virtual_hosts(view: View, infos: Sequence[ListenerInfo], routes: _Routes) -> tuple[l7.VirtualHost, ...]:
     """The hosts of listeners that share a port. A host belongs to the listener that names it most closely, even if
     that one has no route for it: then the answer is 404.
     """
-    patterns = [info.host for info in infos]
-    hosts: dict[str, dict[tuple[str, str, str], None]] = {pattern: {} for pattern in patterns if len(infos) > 1}
+    patterns = {info.host for info in infos}
+    hosts: dict[str, dict[tuple[str, str, str], None]] = {info.host: {} for info in infos if len(infos) > 1}
     for info in infos:
         for kind, namespace, name, attachment in _at(info, routes):
             if kind not in _HTTP_KINDS:
@@ -155,7 +155,7 @@ def ordered(view: View, keys: Iterable[tuple[str, str, str]], port: int) -> tupl
     return tuple(at_port(one.rule, port) for one in ranked)
 
 
-def _streams(view: View, info: ListenerInfo, routes: Sequence[AttachedRoute]) -> Iterator[l7.StreamRule]:
+def _streams(view: View, info: ListenerInfo, routes: _Routes) -> Iterator[l7.StreamRule]:
     """Server names that are told more closely first, then the older route; routes without names last."""
     found = []
     for kind, namespace, name, attachment in _at(info, routes):

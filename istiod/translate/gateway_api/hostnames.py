@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 ANY = "*"
 
@@ -34,6 +34,15 @@ def specificity(host: str) -> tuple[int, int]:
     return (0 if host.startswith("*") else 1, len(host))
 
 
-def owner(patterns: Iterable[str], host: str) -> str:
-    """The most specific of the patterns that cover a host; empty if none does."""
-    return max((pattern for pattern in patterns if covers(pattern, host)), key=specificity, default="")
+def owner(patterns: Collection[str], host: str) -> str:
+    """The most specific of the patterns that cover a host; empty if none does. The cost is that of the host's length,
+    if the patterns are a set.
+    """
+    if host in patterns:
+        return host
+    rest = host.removeprefix("*.")
+    while "." in rest:
+        rest = rest.partition(".")[2]
+        if f"*.{rest}" in patterns:
+            return f"*.{rest}"
+    return ANY if ANY in patterns else ""

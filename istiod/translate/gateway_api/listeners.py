@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -27,10 +28,11 @@ CERTIFICATES_MAX: Final = 2
 """One for each kind of key, as upstream."""
 
 _MESH_CONTROLLERS: Final = frozenset({WAYPOINT_CONTROLLER, EAST_WEST_CONTROLLER, REMOTE_CONTROLLER})
-_FAMILIES: Final = {"HTTP": "HTTP", "HTTPS": "TLS", "TLS": "TLS", "TCP": "TCP"}
-"""Protocols that may share a port, because a name tells their connections or requests apart."""
+_FAMILIES: Final = {"HTTPS": "TLS"}
+"""Protocols that may share a port with another, because a server name tells their connections apart."""
 _MESH_PROTOCOLS: Final = frozenset({"HBONE", "istio.io/PROXY"})
 _HTTP_ROUTES: Final = ("HTTPRoute", "GRPCRoute")
+_SIMPLE: Final = "SIMPLE"
 _CLIENT_AUTH: Final = {"MUTUAL": l7.ClientAuth.REQUIRED, "OPTIONAL_MUTUAL": l7.ClientAuth.OPTIONAL}
 _MESH_CERTIFICATE: Final = {"ISTIO_MUTUAL": l7.ClientAuth.REQUIRED, "ISTIO_SIMPLE": l7.ClientAuth.NONE}
 
@@ -171,7 +173,11 @@ def _with_tls(view: View, gateway: Gateway, info: ListenerInfo) -> ListenerInfo:
     spec = info.spec.tls
     refs = spec.certificate_refs if spec is not None else ()
     options = spec.options if spec is not None else {}
-    mode = options.get(TERMINATE_MODE, "")
+    mode = options.get(TERMINATE_MODE, _SIMPLE)
+    if mode not in (_SIMPLE, *_CLIENT_AUTH, *_MESH_CERTIFICATE):
+        known = ", ".join((_SIMPLE, *_CLIENT_AUTH, *_MESH_CERTIFICATE))
+        text = f"the option {TERMINATE_MODE} {mode!r} is not one of {known}"
+        return msgspec.structs.replace(info, accepted=Verdict(ok=False, reason="UnsupportedValue", message=text))
     ciphers = tuple(part.strip() for part in options.get(CIPHER_SUITES, "").split(",") if part.strip())
     if mode in _MESH_CERTIFICATE:
         tls = l7.ListenerTls(client=_MESH_CERTIFICATE[mode], ciphers=ciphers, mesh=True)
@@ -186,7 +192,7 @@ def _with_tls(view: View, gateway: Gateway, info: ListenerInfo) -> ListenerInfo:
         info = msgspec.structs.replace(info, resolved=found.verdict)
     tls = l7.ListenerTls(keys=tuple(l7.KeyPair(secret) for secret in found.secrets), ciphers=ciphers)
     if (client := _CLIENT_AUTH.get(mode)) is not None and found.secrets:
-        tls = msgspec.structs.replace(tls, client=client, trust=l7.Trust(secret=found.secrets[0]))
+        tls = msgspec.structs.replace(tls, client=client, trust=l7.Trust(found.secrets[:1]))
     info = msgspec.structs.replace(info, tls=tls)
     validation = frontend_validation(gateway, info.spec.port)
     return _with_client_validation(view, gateway, info, validation) if validation is not None else info
@@ -210,11 +216,8 @@ def _with_client_validation(
     found = authorities(view, referrer, validation.ca_certificate_refs, "InvalidCACertificateKind")
     if not found.verdict.ok and info.resolved.ok:
         info = msgspec.structs.replace(info, resolved=found.verdict)
-    if found.config_maps:
-        trust = l7.Trust(config_map=found.config_maps[0])
-    elif found.secrets:
-        trust = l7.Trust(secret=found.secrets[0])
-    else:
+    trust = l7.Trust(found.secrets, found.config_maps)
+    if trust == l7.Trust():
         text = f"no certificate authority for clients can be used: {found.verdict.message}"
         fault = Verdict(ok=False, reason="NoValidCACertificate", message=text)
         return msgspec.structs.replace(info, accepted=fault)
@@ -226,14 +229,16 @@ def _with_client_validation(
 
 def _without_conflicts(found: Sequence[ListenerInfo]) -> Iterable[ListenerInfo]:
     """Listeners of the gateway that exclude each other are all refused; sets give way to what is before them."""
-    kept: list[ListenerInfo] = []
-    own = [info for info in found if info.owner == "Gateway"]
+    taken = _Taken()
     for info in found:
-        others = [one for one in own if one is not info] if info.owner == "Gateway" else [*own, *kept]
-        reason = next((reason for one in others if (reason := _conflict(info, one))), "")
+        if info.owner == "Gateway":
+            taken.add(info)
+    for info in found:
+        own = info.owner == "Gateway"
+        reason = taken.conflict(info, counted=own)
         if not reason:
-            if info.owner != "Gateway":
-                kept.append(info)
+            if not own:
+                taken.add(info)
             yield info
             continue
         what = "the same hostname" if reason == "HostnameConflict" else "another protocol"
@@ -241,12 +246,32 @@ def _without_conflicts(found: Sequence[ListenerInfo]) -> Iterable[ListenerInfo]:
         yield msgspec.structs.replace(info, accepted=fault, conflict=fault)
 
 
-def _conflict(info: ListenerInfo, other: ListenerInfo) -> str:
-    one, two = info.spec, other.spec
-    unsupported = (info.accepted.reason, other.accepted.reason)
-    if one.port != two.port or "UnsupportedProtocol" in unsupported:
-        return ""
-    family = _FAMILIES.get(one.protocol, one.protocol)
-    if family != _FAMILIES.get(two.protocol, two.protocol):
-        return "ProtocolConflict"
-    return "HostnameConflict" if info.host == other.host or family not in ("HTTP", "TLS") else ""
+class _Taken:
+    """How many listeners have a port, a protocol on it, a hostname with that."""
+
+    def __init__(self) -> None:
+        self._ports: Counter[int] = Counter()
+        self._families: Counter[tuple[int, str]] = Counter()
+        self._hosts: Counter[tuple[int, str, str]] = Counter()
+
+    def add(self, info: ListenerInfo) -> None:
+        if info.accepted.reason != "UnsupportedProtocol":
+            port, family, host = self._keys(info)
+            self._ports[port] += 1
+            self._families[port, family] += 1
+            self._hosts[port, family, host] += 1
+
+    def conflict(self, info: ListenerInfo, *, counted: bool) -> str:
+        """The reason if another has what this listener needs for itself; `counted`: this one was added too."""
+        if info.accepted.reason == "UnsupportedProtocol":
+            return ""
+        port, family, host = self._keys(info)
+        if self._ports[port] > self._families[port, family]:
+            return "ProtocolConflict"
+        return "HostnameConflict" if self._hosts[port, family, host] > counted else ""
+
+    @staticmethod
+    def _keys(info: ListenerInfo) -> tuple[int, str, str]:
+        """Only HTTP and TLS have names that tell listeners of one port apart."""
+        family = _FAMILIES.get(info.spec.protocol, info.spec.protocol)
+        return info.spec.port, family, info.host if family in ("HTTP", "TLS") else ""

@@ -206,7 +206,10 @@ class _Translation:
                 backend = l7.Backend(weight=ref.weight, status=INVALID_STATUS)
             elif filters.request is not None or filters.response is not None:
                 backend = msgspec.structs.replace(
-                    backend, request_headers=filters.request, response_headers=filters.response
+                    backend,
+                    request_headers=filters.request,
+                    response_headers=filters.response,
+                    authority=filters.authority,
                 )
             if backend.weight > 0:
                 found.append(backend)
@@ -237,7 +240,8 @@ def _grpc_path(method: GRPCMethodMatch | None) -> l7.TextMatch | None:
     if method is None or not (method.service or method.method):
         return None
     if method.type == "RegularExpression":
-        return l7.TextMatch(l7.TextKind.REGEX, f"/{method.service or _SEGMENT}/{method.method or _SEGMENT}")
+        service, name = (f"(?:{part})" if part else _SEGMENT for part in (method.service, method.method))
+        return l7.TextMatch(l7.TextKind.REGEX, f"/{service}/{name}")
     if not method.service:
         return l7.TextMatch(l7.TextKind.REGEX, f"/{_SEGMENT}/{re.escape(method.method)}")
     if not method.method:

@@ -9,6 +9,7 @@ from typing import Final
 from istiod.objects import AuthorizationPolicy, AuthorizationRule, Operation, RuleWhen, Source
 from istiod.translate.common import MeshConfig
 from istiod.translate.l7.virtual_service import subnets
+from meshcore.identity import DEFAULT_TRUST_DOMAIN
 from meshcore.l7 import (
     Attribute,
     Authorization,
@@ -124,11 +125,14 @@ class _Translation:
             yield NEVER
 
     def _principals(self, values: Iterable[str]) -> Iterator[TextMatch]:
-        """A principal of the own trust domain is meant under all of its names."""
+        """A principal of the own trust domain is meant under all of its names; `cluster.local` is always one of them
+        in a policy, whatever the mesh calls itself.
+        """
         for value in values:
             domain, _, rest = value.partition("/")
-            whole = value.count("/") == _IDENTITY_PARTS - 1 and domain != "*"
-            if not whole or not any(_covers(domain, one) for one in self._domains):
+            whole = value.count("/") == _IDENTITY_PARTS - 1
+            own = domain == DEFAULT_TRUST_DOMAIN or any(_covers(domain, one) for one in self._domains)
+            if not whole or not own:
                 yield text(value)
                 continue
             renamed = (domain if _covers(domain, one) and "*" in domain else one for one in self._domains)

@@ -8,11 +8,9 @@ import msgspec
 
 from istiod.objects import Service, ServiceEntry
 from istiod.translate.graph import View
-from istiod.translate.services import canonical_entry, entry_of_host, published, tcp_ports
+from istiod.translate.services import canonical_entry, entry_of_host, published, races, tcp_ports
 from meshcore.l7 import Protocol, Resolution
 
-CONNECT_STRATEGY: Final = "istio.io/connect-strategy"
-RACE: Final = "RACE_FIRST_TCP_CONNECT"
 _PROTOCOLS: Final = {
     "http": Protocol.HTTP,
     "http2": Protocol.HTTP2,
@@ -129,6 +127,6 @@ def _of_entry(entry: ServiceEntry, hostname: str) -> ServiceInfo:
             if port.protocol.upper() != "UDP"
         ),
         _RESOLUTIONS.get(spec.resolution, Resolution.ENDPOINTS),
-        meta.annotations.get(CONNECT_STRATEGY) == RACE,
+        races(entry),
         spec.subject_alt_names,
     )

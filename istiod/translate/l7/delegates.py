@@ -84,7 +84,7 @@ def _qualified(view: View, route: HttpRoute, namespace: str) -> HttpRoute:
         return replace(one, host=full_hostname(view, one.host, namespace))
 
     def named(gateways: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(one if one == MESH or "/" in one else f"{namespace}/{one}" for one in gateways)
+        return tuple(one if one == MESH or "/" in one or "." in one else f"{namespace}/{one}" for one in gateways)
 
     return replace(
         route,

@@ -15,15 +15,15 @@ from istiod.translate.l7.destination_rule import at_port, merge, rules_for
 from istiod.translate.l7.load_balancer import load_balancer
 from istiod.translate.l7.mesh import mesh_l7
 from istiod.translate.l7.routes import Client
+from istiod.translate.l7.server_tls import own_secret
 from istiod.translate.l7.units import milliseconds, percent_share
 from meshcore import l7
-from meshcore.l7 import UNLIMITED
+from meshcore.l7 import UNLIMITED, TlsKind
 
 BackendTls: TypeAlias = Callable[[View, str, str, int], l7.UpstreamTls | None]
 """What a BackendTLSPolicy asks for a port of a service (namespace, hostname, port); it goes before DestinationRules."""
 
 CONFIG_MAP: Final = "configmap://"
-SECRET: Final = "kubernetes://"  # noqa: S105 - a scheme
 _STREAMS_MAX: Final = 2**31 - 1
 _CONNECT_TIMEOUT_MS: Final = 10_000
 _IDLE_MS: Final = 3_600_000
@@ -117,8 +117,10 @@ def traffic_policy(policy: TrafficPolicy, info: ServiceInfo, client: Client, mes
 def upstream_tls(tls: ClientTls, info: ServiceInfo, client: Client) -> l7.UpstreamTls | None:
     """TLS to a destination. At a waypoint the mesh's own modes mean nothing: there the tunnel is the mesh's TLS."""
     if tls.mode in ("DISABLE", "ISTIO_MUTUAL"):
+        if client.waypoint:
+            return None
         mesh = tls.mode == "ISTIO_MUTUAL"
-        return None if client.waypoint else l7.UpstreamTls(plaintext=not mesh, mesh=mesh, sni=tls.sni if mesh else "")
+        return l7.UpstreamTls(sni=tls.sni, kind=TlsKind.MESH) if mesh else l7.UpstreamTls(kind=TlsKind.PLAINTEXT)
     trust = None if tls.insecure_skip_verify else _trust(tls, client)
     names = (tls.subject_alt_names or info.subject_alt_names) if trust is not None else ()
     return l7.UpstreamTls(
@@ -126,13 +128,12 @@ def upstream_tls(tls: ClientTls, info: ServiceInfo, client: Client) -> l7.Upstre
         trust=trust,
         names=names,
         sni=tls.sni,
-        verify_sni=trust is not None and not names,
     )
 
 
 def _key(tls: ClientTls, client: Client) -> l7.KeyPair:
     if tls.credential_name:
-        return l7.KeyPair(secret=_qualified(tls.credential_name.removeprefix(SECRET), client))
+        return l7.KeyPair(own_secret(tls.credential_name, client.namespace))
     return l7.KeyPair(certificate_file=tls.client_certificate, key_file=tls.private_key)
 
 
@@ -140,17 +141,14 @@ def _trust(tls: ClientTls, client: Client) -> l7.Trust:
     """Without authorities named, those of the system (VERIFY_CERTIFICATE_AT_CLIENT, on by default)."""
     name = tls.credential_name
     if name.startswith(CONFIG_MAP):
-        return l7.Trust(config_map=_qualified(name.removeprefix(CONFIG_MAP), client))
+        name = name.removeprefix(CONFIG_MAP)
+        return l7.Trust(config_maps=(name if "/" in name else f"{client.namespace}/{name}",))
     if name:
-        return l7.Trust(secret=_qualified(name.removeprefix(SECRET), client))
+        secret = own_secret(name, client.namespace)
+        return l7.Trust((secret,) if secret else ())
     if tls.ca_certificates and tls.ca_certificates != "system":
         return l7.Trust(file=tls.ca_certificates, crl_file=tls.ca_crl)
     return l7.Trust(system=True, crl_file=tls.ca_crl)
-
-
-def _qualified(name: str, client: Client) -> str:
-    """Credentials are the proxy's, unless another namespace is named."""
-    return name if "/" in name else f"{client.namespace}/{name}"
 
 
 def _pool(pool: ConnectionPoolSettings, mesh: MeshL7File) -> l7.ConnectionPool:

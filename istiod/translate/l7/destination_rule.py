@@ -42,15 +42,26 @@ def age(meta: Meta) -> tuple[str, str, str]:
 
 def rules_for(view: View, client: Client, namespace: str, hostname: str) -> Rules:
     """Looked for with the client, then with the service, then in the root namespace; the first namespace that has any
-    for the host decides, and within it the most specific host.
+    for the host decides, and within it the most specific host. What the root namespace says for everybody comes last
+    also for a client in it, so that it does not hide what is said where the service is.
     """
-    for place in dict.fromkeys((client.namespace, namespace, view.settings.root_namespace)):
+    root = view.settings.root_namespace
+    first = (client.namespace, client.namespace == root)
+    for place, private in dict.fromkeys((first, (namespace, False), (root, False))):
         for hosts in spellings(view, hostname, place):
             written = [rule for host in hosts for rule in view.find(DESTINATIONS_BY_HOST, (place, host))]
+            if private:
+                written = [rule for rule in written if _private(view, rule)]
             found = _usable(view, written, client)
             if found:
                 return _merged(found)
     return Rules()
+
+
+def _private(view: View, rule: DestinationRule) -> bool:
+    """Whether only clients of its own namespace may see a rule."""
+    names = rule.spec.export_to or view.ask(mesh_l7).default_destination_rule_export_to
+    return bool(names) and set(names) <= {".", rule.metadata.namespace}
 
 
 def merge(base: TrafficPolicy, over: TrafficPolicy | None) -> TrafficPolicy:

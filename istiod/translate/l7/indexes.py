@@ -9,6 +9,7 @@ from istiod.objects import (
     AuthorizationPolicy,
     DestinationRule,
     Namespace,
+    Pod,
     RequestAuthentication,
     Service,
     ServiceEntry,
@@ -19,6 +20,8 @@ from istiod.objects import (
 from istiod.store import Index
 
 MESH: Final = "mesh"
+ROLE: Final = "istio"
+"""The label that an Istio Gateway finds its pods by (`istio: ingressgateway`)."""
 _WAYPOINT_LABELS: Final = (
     ("istio.io/use-waypoint", "istio.io/use-waypoint-namespace"),
     ("istio.io/use-waypoint-canary", "istio.io/use-waypoint-canary-namespace"),
@@ -33,9 +36,11 @@ def target_refs(policy: Attachable) -> tuple[TargetRef, ...]:
 
 
 def gateway_names(names: Iterable[str], namespace: str) -> Iterator[tuple[str, str]]:
-    """(namespace, name) of the gateways named; `mesh` is none."""
+    """(namespace, name) of the gateways named; `mesh` is none. `NAME.NAMESPACE...` without a slash is an old form."""
     for text in names:
-        place, _, name = text.rpartition("/")
+        place, slash, name = text.rpartition("/")
+        if not slash and "." in name:
+            name, place, *_ = name.split(".")
         if text != MESH:
             yield (place if place and place != "." else namespace, name)
 
@@ -70,6 +75,9 @@ RULES_BY_GATEWAY: Final = Index(
     VirtualService,
     lambda rule: gateway_names(rule.spec.gateways, rule.metadata.namespace),
 )
+PODS_BY_ROLE: Final = Index(
+    "pods by the label of gateways", Pod, lambda pod: [(role,)] if (role := pod.metadata.labels.get(ROLE)) else ()
+)
 DESTINATIONS_BY_HOST: Final = Index(
     "destination rules by namespace and host",
     DestinationRule,
@@ -92,6 +100,7 @@ ENTRIES_OF_NAMESPACE: Final = Index(
 INDEXES: Final = (
     RULES_BY_HOST,
     RULES_BY_GATEWAY,
+    PODS_BY_ROLE,
     DESTINATIONS_BY_HOST,
     POLICIES_BY_TARGET,
     TOKENS_BY_TARGET,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final, TypeAlias
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from msgspec.structs import replace
 
@@ -15,7 +15,8 @@ from istiod.translate.l7.destination import BackendTls, destinations
 from istiod.translate.l7.destination_rule import age
 from istiod.translate.l7.http_match import is_catch_all
 from istiod.translate.l7.indexes import RULES_BY_GATEWAY
-from istiod.translate.l7.mesh import exported, mesh_l7
+from istiod.translate.l7.mesh import exported, http_options, mesh_l7, with_proxy_protocol
+from istiod.translate.l7.pods import pods_of_istio_gateway
 from istiod.translate.l7.policies import gateway_client, gateway_policies, policies, referred
 from istiod.translate.l7.routes import Client, named_services
 from istiod.translate.l7.server_tls import listener_tls
@@ -40,24 +41,26 @@ _OPAQUE: Final = ("PASSTHROUGH", "AUTO_PASSTHROUGH")
 
 
 def istio_gateway(view: View, namespace: str, name: str, backend_tls: BackendTls) -> l7.Gateway | None:
-    """An Istio Gateway. Which pods it is for is told by its selector, which is also what is known of their labels."""
+    """An Istio Gateway. Rules, policies and Secrets are looked for with its pods, which may be in another namespace."""
     gateway = view.get(IstioGateway, namespace, name)
     if gateway is None:
         return None
-    client = Client(namespace, tuple(sorted(gateway.spec.selector.items())), (namespace, name))
+    pods = view.ask(pods_of_istio_gateway, namespace, name)
+    client = Client(*pods[0], (namespace, name))
     rules = _bound(view, client)
     listeners = tuple(_listeners(view, client, gateway.spec.servers, rules))
-    checked = policies(view, of_pods(view, client), client)
+    checked = policies(view, of_pods(view, pods), client)
     observed = telemetry(view, client, "")
     named = {key for one in listeners for key in _named(one)} | referred(checked, observed)
     return l7.Gateway(
         name=name,
         namespace=namespace,
-        listeners=listeners,
+        listeners=with_proxy_protocol(view, listeners),
         destinations=destinations(view, client, named, backend_tls),
         policies=checked,
         telemetry=observed,
         selector=gateway.spec.selector,
+        http=http_options(view, gateway=True),
     )
 
 
@@ -68,13 +71,20 @@ def api_gateway(
     found = view.ask(listeners, namespace, name)
     if found is None:
         return None
-    client = gateway_client(namespace, name)
+    client = gateway_client(view, namespace, name)
     checked = gateway_policies(view, namespace, name)
     observed = telemetry(view, client, name)
     known = {one.service for one in found.destinations}
     more = destinations(view, client, referred(checked, observed) - known, backend_tls)
     both = tuple(sorted((*found.destinations, *more), key=lambda one: one.service))
-    return replace(found, destinations=both, policies=checked, telemetry=observed)
+    return replace(
+        found,
+        listeners=with_proxy_protocol(view, found.listeners),
+        destinations=both,
+        policies=checked,
+        telemetry=observed,
+        http=http_options(view, gateway=True),
+    )
 
 
 def families(listeners: ApiGateway | None, backend_tls: BackendTls) -> tuple[Family, ...]:
@@ -96,24 +106,57 @@ def families(listeners: ApiGateway | None, backend_tls: BackendTls) -> tuple[Fam
     return (istio, Family(l7.GATEWAY_TYPE, (Gateway,), l7_api_gateway))
 
 
-def _bound(view: View, client: Client) -> list[VirtualService]:
-    """The VirtualServices that name the gateway, the oldest first."""
+class _Bound(NamedTuple):
+    """A VirtualService at a gateway, with its hosts in full."""
+
+    rule: VirtualService
+    hosts: tuple[str, ...]
+
+
+class _Rules:
+    """The VirtualServices of a gateway, the oldest first, found by host: a gateway may have a thousand of each."""
+
+    def __init__(self, bound: Sequence[_Bound]) -> None:
+        self._all = bound
+        self._by_host: dict[str, list[int]] = {}
+        self._wild: list[int] = []
+        for number, one in enumerate(bound):
+            for host in one.hosts:
+                numbers = self._wild if host.startswith("*") else self._by_host.setdefault(host, [])
+                numbers.append(number)
+
+    def near(self, server: Server) -> Sequence[_Bound]:
+        """All that may have a host in common with a server."""
+        patterns = [_hostname(text) for text in server.hosts]
+        if any(pattern.startswith("*") for pattern in patterns):
+            return self._all
+        numbers = {number for pattern in patterns for number in self._by_host.get(pattern, ())}
+        return [self._all[number] for number in sorted(numbers.union(self._wild))]
+
+
+def _bound(view: View, client: Client) -> _Rules:
+    """The VirtualServices that name the gateway."""
     default = view.ask(mesh_l7).default_virtual_service_export_to
     found = view.find(RULES_BY_GATEWAY, client.gateway or ("", ""))
     seen = [one for one in found if exported(one.spec.export_to, default, one.metadata.namespace, client.namespace)]
-    return sorted(seen, key=lambda one: age(one.metadata))
+    return _Rules(
+        [
+            _Bound(one, tuple(full_hostname(view, host, one.metadata.namespace) for host in one.spec.hosts))
+            for one in sorted(seen, key=lambda one: age(one.metadata))
+        ]
+    )
 
 
-def _listeners(
-    view: View, client: Client, servers: tuple[Server, ...], rules: list[VirtualService]
-) -> Iterator[l7.Listener]:
-    """Servers without TLS that share a port and address are one listener; the others have a range of SNI each."""
+def _listeners(view: View, client: Client, servers: tuple[Server, ...], rules: _Rules) -> Iterator[l7.Listener]:
+    """Servers without TLS that share a port and address are one listener; the others have a range of SNI each. One that
+    should have TLS and does not say how is left out.
+    """
     plain: dict[tuple[int, str], list[Server]] = {}
     for server in servers:
         protocol = _protocol(server)
         if protocol in _PLAIN:
             plain.setdefault((server.port.number, server.bind), []).append(server)
-        else:
+        elif server.tls is not None or protocol is l7.Protocol.TCP:
             yield _own_listener(view, client, server, protocol, rules)
     for (port, bind), sharing in plain.items():
         hosts = _virtual_hosts(view, client, sharing, rules)
@@ -121,10 +164,8 @@ def _listeners(
         yield l7.Listener(_title(first), port, _protocol(first), http=hosts, bind=bind)
 
 
-def _own_listener(
-    view: View, client: Client, server: Server, protocol: l7.Protocol, rules: list[VirtualService]
-) -> l7.Listener:
-    tls = server.tls if protocol in (l7.Protocol.HTTPS, l7.Protocol.TLS) else None
+def _own_listener(view: View, client: Client, server: Server, protocol: l7.Protocol, rules: _Rules) -> l7.Listener:
+    tls = server.tls if protocol is not l7.Protocol.TCP else None
     opaque = tls is not None and tls.mode in _OPAQUE
     if opaque:
         protocol = l7.Protocol.TLS
@@ -133,9 +174,9 @@ def _own_listener(
     if protocol is not l7.Protocol.HTTPS and not (tls is not None and tls.mode == "AUTO_PASSTHROUGH"):
         streams = tuple(
             rule
-            for one in rules
-            if any(_joint(view, client, server, one))
-            for rule in stream_rules(view, one, client, server.port.number, hosts=hosts if opaque else ())
+            for one in rules.near(server)
+            if any(_joint(client, server, one))
+            for rule in stream_rules(view, one.rule, client, server.port.number, hosts=hosts if opaque else ())
         )
     http = _virtual_hosts(view, client, [server], rules, tls=True) if protocol is l7.Protocol.HTTPS else ()
     return l7.Listener(
@@ -152,19 +193,23 @@ def _own_listener(
 
 
 def _virtual_hosts(
-    view: View, client: Client, servers: list[Server], rules: list[VirtualService], *, tls: bool = False
+    view: View, client: Client, servers: list[Server], rules: _Rules, *, tls: bool = False
 ) -> tuple[l7.VirtualHost, ...]:
     """The rules of each host, from all VirtualServices that have it; those that always hold come last."""
     chosen: dict[str, dict[tuple[str, str], VirtualService]] = {}
     redirected: set[str] = set()
     for server in servers:
-        for rule in rules:
-            for host in _joint(view, client, server, rule):
-                chosen.setdefault(host, {})[rule.metadata.namespace, rule.metadata.name] = rule
-        if server.tls is not None and server.tls.https_redirect:
+        redirects = server.tls is not None and server.tls.https_redirect
+        for one in rules.near(server):
+            meta = one.rule.metadata
+            for host in _joint(client, server, one):
+                chosen.setdefault(host, {})[meta.namespace, meta.name] = one.rule
+                if redirects:
+                    redirected.add(host)
+        if redirects:
             for host in map(_hostname, server.hosts):
                 chosen.setdefault(host, {})
-                redirected.update(one for one in chosen if covers(host, one))
+                redirected.add(host)
     port = servers[0].port.number
     found = []
     for host, bound in sorted(chosen.items()):
@@ -176,15 +221,15 @@ def _virtual_hosts(
     return tuple(found)
 
 
-def _joint(view: View, client: Client, server: Server, rule: VirtualService) -> Iterator[str]:
+def _joint(client: Client, server: Server, bound: _Bound) -> Iterator[str]:
     """The hosts that a server and a VirtualService have in common: the narrower of each pair."""
-    meta = rule.metadata
+    home = client.gateway[0] if client.gateway is not None else client.namespace
     for text in server.hosts:
         space, pattern = text.rpartition("/")[0], _hostname(text)
-        space = client.namespace if space == "." else space
-        if space not in ("", "*", meta.namespace):
+        space = home if space == "." else space
+        if space not in ("", "*", bound.rule.metadata.namespace):
             continue
-        for host in (full_hostname(view, one, meta.namespace) for one in rule.spec.hosts):
+        for host in bound.hosts:
             if covers(pattern, host):
                 yield host
             elif covers(host, pattern):

@@ -2,47 +2,64 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
-import msgspec
+from msgspec.structs import replace
 
-from istiod.objects import ConfigMap, convert
+from istiod.meshfile import CONFIG_KEY, CONFIG_MAP, converted, document
+from istiod.objects import ConfigMap
 from istiod.objects.mesh_l7 import ExtensionProvider, MeshL7File
 from istiod.translate.graph import View
-from istiod.translate.meshconfig import CONFIG_KEY, CONFIG_MAP
 from meshcore.errors import ConfigError
-from meshcore.yamldoc import YamlError, parse
+from meshcore.l7 import ClientCertificateHeader, HttpOptions, Listener, PathNormalization
 
 DEFAULT_EXPORT: Final = ("*",)
 
 
 def mesh_l7(view: View) -> MeshL7File:
-    """What MeshConfig says; one that cannot be read counts as absent (`meshconfig.read_mesh_config` says why)."""
+    """What MeshConfig says. A field that cannot be read counts as absent, and takes no other with it; so does the whole
+    if it is no YAML (`read_mesh_l7` says what is wrong, to `analyze`).
+    """
     stored = view.get(ConfigMap, view.settings.root_namespace, CONFIG_MAP)
     if stored is None or CONFIG_KEY not in stored.data:
         return MeshL7File()
     try:
-        return read_mesh_l7(stored.data[CONFIG_KEY])
+        data = document(stored.data[CONFIG_KEY])
     except ConfigError:
         return MeshL7File()
+    return converted({name: value for name, value in data.items() if _readable({name: value})}, MeshL7File)
 
 
-def read_mesh_l7(text: str) -> MeshL7File:
-    """Raises ConfigError naming line or field."""
+def _readable(data: dict[str, Any]) -> bool:
     try:
-        documents = list(parse(text))
-    except YamlError as exc:
-        raise ConfigError(f"MeshConfig, line {exc.line}: {exc}") from None
-    data: Any = documents[0].data if documents else {}
-    try:
-        return convert(data, MeshL7File)
-    except msgspec.ValidationError as exc:
-        raise ConfigError(f"MeshConfig: {exc}") from None
+        converted(data, MeshL7File)
+    except ConfigError:
+        return False
+    return True
 
 
 def provider(view: View, name: str) -> ExtensionProvider | None:
     """An entry of MeshConfig.extensionProviders."""
     return next((one for one in view.ask(mesh_l7).extension_providers if one.name == name), None)
+
+
+def http_options(view: View, *, gateway: bool) -> HttpOptions:
+    """How requests are read; words that mean nothing leave the default."""
+    mesh = view.ask(mesh_l7)
+    default = HttpOptions()
+    normalization = PathNormalization.__members__.get(mesh.path_normalization.normalization, default.normalization)
+    if not gateway:
+        return HttpOptions(normalization)
+    topology = mesh.default_config.gateway_topology
+    details = ClientCertificateHeader.__members__.get(topology.forward_client_cert_details, default.client_certificate)
+    return HttpOptions(normalization, max(topology.num_trusted_proxies, 0), details)
+
+
+def with_proxy_protocol(view: View, listeners: Iterable[Listener]) -> tuple[Listener, ...]:
+    """The listeners of a gateway, each behind the PROXY protocol if the mesh says so."""
+    wanted = view.ask(mesh_l7).default_config.gateway_topology.proxy_protocol is not None
+    return tuple(replace(one, proxy_protocol=True) for one in listeners) if wanted else tuple(listeners)
 
 
 def exported(export_to: tuple[str, ...], default: tuple[str, ...], own: str, reader: str) -> bool:

@@ -6,6 +6,7 @@ from istiod.translate.graph import View
 from istiod.translate.indexes import GATEWAY_NAME
 from istiod.translate.l7.authentication import jwt_rules
 from istiod.translate.l7.authorization import authorization
+from istiod.translate.l7.pods import pods_of_api_gateway
 from istiod.translate.l7.providers import authorizer
 from istiod.translate.l7.routes import Client
 from istiod.translate.l7.targets import Attached, of_gateway, of_pods
@@ -18,9 +19,10 @@ def waypoint_client(namespace: str, name: str) -> Client:
     return Client(namespace, ((GATEWAY_NAME, name),))
 
 
-def gateway_client(namespace: str, name: str) -> Client:
+def gateway_client(view: View, namespace: str, name: str) -> Client:
     """A gateway of the Gateway API as the one that follows rules."""
-    return Client(namespace, ((GATEWAY_NAME, name),), (namespace, name))
+    pods = view.ask(pods_of_api_gateway, namespace, name)
+    return Client(namespace, pods[0][1], (namespace, name))
 
 
 def policies(view: View, attached: Attached, client: Client) -> Policies:
@@ -33,10 +35,9 @@ def policies(view: View, attached: Attached, client: Client) -> Policies:
 
 def gateway_policies(view: View, namespace: str, name: str) -> Policies:
     """Of a gateway of the Gateway API: those attached to it, and those of its namespace or for its pods' labels."""
-    client = gateway_client(namespace, name)
-    direct, general = of_gateway(view, namespace, name), of_pods(view, client)
-    both = Attached(direct.authorization + general.authorization, direct.tokens + general.tokens)
-    return policies(view, both, client)
+    general = of_pods(view, view.ask(pods_of_api_gateway, namespace, name))
+    both = of_gateway(view, namespace, name).joined(general)
+    return policies(view, both, gateway_client(view, namespace, name))
 
 
 def referred(rules: Policies, telemetry: Telemetry) -> set[str]:

@@ -8,8 +8,9 @@ from typing import Final
 from istiod.objects.mesh_l7 import BodyCheck, ExtensionProvider, FileLog, LogFormat, LogService, TraceProvider
 from istiod.translate.graph import View
 from istiod.translate.l7.authorization import text
+from istiod.translate.l7.catalog import full_hostname, service_info
 from istiod.translate.l7.mesh import mesh_l7, provider
-from istiod.translate.l7.routes import Client, backend
+from istiod.translate.l7.routes import Client, backend, backend_of
 from istiod.translate.l7.units import milliseconds
 from meshcore.l7 import Authorizer, AuthorizerKind, Backend, Sink, SinkKind, TextMatch
 
@@ -24,16 +25,22 @@ _JSON_LOG: Final = "JSON"
 
 
 def authorizer(view: View, name: str, client: Client) -> Authorizer:
-    """The external authorizer of CUSTOM policies; a name that means nothing, or no service, denies."""
+    """The external authorizer of CUSTOM policies; a name that means nothing, or no service, denies (`failOpen` is for
+    one that does not answer).
+    """
     found = provider(view, name)
     http = found.envoy_ext_authz_http if found is not None else None
     grpc = found.envoy_ext_authz_grpc if found is not None else None
+    wanted = http or grpc
+    to = _service(view, wanted.service, wanted.port, client) if wanted is not None else None
+    if to is None or to.status:
+        return Authorizer(name)
     if http is not None:
         allowed = http.include_request_headers_in_check or http.include_headers_in_check
         return Authorizer(
             name,
             AuthorizerKind.HTTP,
-            _service(view, http.service, http.port, client),
+            to,
             timeout_ms=milliseconds(http.timeout) or _TIMEOUT_MS,
             fail_open=http.fail_open,
             status_on_error=_status(http.status_on_error),
@@ -52,7 +59,7 @@ def authorizer(view: View, name: str, client: Client) -> Authorizer:
         return Authorizer(
             name,
             AuthorizerKind.GRPC,
-            _service(view, grpc.service, grpc.port, client),
+            to,
             timeout_ms=milliseconds(grpc.timeout) or _TIMEOUT_MS,
             fail_open=grpc.fail_open,
             status_on_error=_status(grpc.status_on_error),
@@ -131,9 +138,11 @@ def _file(name: str, log: FileLog) -> Sink:
 
 
 def _service(view: View, service: str, port: int, client: Client) -> Backend:
-    """Providers are named `host` or `namespace/host`."""
+    """Providers are named `host` or `namespace/host`; with a namespace the service is that one and no other."""
     namespace, _, host = service.rpartition("/")
-    return backend(view, host, "", port, namespace or client.namespace, client, port)
+    if not namespace:
+        return backend(view, host, "", port, client.namespace, client, port)
+    return backend_of(view.ask(service_info, namespace, full_hostname(view, host, namespace)), "", port, port)
 
 
 def _patterns(names: Iterable[str]) -> tuple[TextMatch, ...]:

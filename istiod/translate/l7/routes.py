@@ -8,7 +8,7 @@ from typing import Final, NamedTuple, TypeAlias
 import msgspec
 
 from istiod.translate.graph import View
-from istiod.translate.l7.catalog import full_hostname, locate
+from istiod.translate.l7.catalog import ServiceInfo, full_hostname, locate
 from meshcore.l7 import Backend, Forward, HttpRule, StreamRule
 
 UNKNOWN_SERVICE: Final = 503
@@ -45,7 +45,13 @@ def backend(
     view: View, host: str, subset: str, port: int, written_in: str, client: Client, listener_port: int
 ) -> Backend:
     """A destination by the name it is written with; its share is answered with 503 if there is no such service."""
-    found = view.ask(locate, full_hostname(view, host, written_in), client.namespace)
+    return backend_of(
+        view.ask(locate, full_hostname(view, host, written_in), client.namespace), subset, port, listener_port
+    )
+
+
+def backend_of(found: ServiceInfo | None, subset: str, port: int, listener_port: int) -> Backend:
+    """A service that was found or not."""
     number = found.port(port, listener_port) if found is not None else 0
     if found is None or not number:
         return Backend(status=UNKNOWN_SERVICE)

@@ -17,10 +17,11 @@ _CLIENTS: Final = {
     "ISTIO_MUTUAL": ClientAuth.REQUIRED,
 }
 _MIN_VERSION: Final = 12
+_SCHEMES: Final = ("kubernetes://", "kubernetes-gateway://")
 
 
 def listener_tls(tls: ServerTls, namespace: str) -> ListenerTls:
-    """Credentials are of the gateway's namespace, unless another is named."""
+    """`namespace` is that of the gateway's pods: only its Secrets count, whatever the object says."""
     client = _CLIENTS.get(tls.mode, ClientAuth.NONE)
     mesh = tls.mode == "ISTIO_MUTUAL"
     return ListenerTls(
@@ -39,7 +40,8 @@ def listener_tls(tls: ServerTls, namespace: str) -> ListenerTls:
 
 def _keys(tls: ServerTls, namespace: str) -> Iterator[KeyPair]:
     for name in tls.credential_names or ((tls.credential_name,) if tls.credential_name else ()):
-        yield KeyPair(secret=_qualified(name, namespace))
+        if secret := own_secret(name, namespace):
+            yield KeyPair(secret)
     if tls.server_certificate:
         yield KeyPair(certificate_file=tls.server_certificate, key_file=tls.private_key)
     for one in tls.tls_certificates:
@@ -50,11 +52,15 @@ def _trust(tls: ServerTls, namespace: str) -> Trust:
     """The authorities of clients; those of the credential itself unless others are named."""
     name = tls.ca_cert_credential_name or tls.credential_name or next(iter(tls.credential_names), "")
     if name:
-        return Trust(secret=_qualified(name, namespace))
+        secret = own_secret(name, namespace)
+        return Trust((secret,) if secret else ())
     files = (tls.ca_certificates, *(one.ca_certificates for one in tls.tls_certificates))
     return Trust(file=next((one for one in files if one), ""), crl_file=tls.ca_crl)
 
 
-def _qualified(name: str, namespace: str) -> str:
-    name = name.removeprefix("kubernetes://").removeprefix("kubernetes-gateway://")
-    return name if "/" in name else f"{namespace}/{name}"
+def own_secret(name: str, namespace: str) -> str:
+    """`namespace/name` of the Secret that a credential names; empty if that is not in the proxy's own namespace."""
+    for scheme in _SCHEMES:
+        name = name.removeprefix(scheme)
+    place, slash, rest = name.rpartition("/")
+    return "" if slash and place != namespace else f"{namespace}/{rest}"

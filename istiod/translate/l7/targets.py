@@ -25,7 +25,9 @@ from istiod.translate.l7.indexes import (
     Attachable,
     target_refs,
 )
+from istiod.translate.l7.pods import Pods
 from istiod.translate.l7.routes import Client
+from istiod.translate.waypoints import waypoint
 
 A = TypeVar("A", AuthorizationPolicy, RequestAuthentication, Telemetry)
 
@@ -42,6 +44,12 @@ class Attached(NamedTuple):
 
     authorization: tuple[AuthorizationPolicy, ...] = ()
     tokens: tuple[RequestAuthentication, ...] = ()
+
+    def joined(self, other: Attached) -> Attached:
+        return Attached(
+            _ordered([*self.authorization, *other.authorization]),
+            _ordered([*self.tokens, *other.tokens]),
+        )
 
 
 def of_service(view: View, info: ServiceInfo) -> Attached:
@@ -62,21 +70,23 @@ def of_gateway(view: View, namespace: str, name: str) -> Attached:
     )
 
 
-def of_pods(view: View, client: Client) -> Attached:
-    """What a gateway follows by namespace and by the labels of its pods."""
+def of_pods(view: View, pods: tuple[Pods, ...]) -> Attached:
+    """What a gateway follows by namespace and by the labels of its pods. If these differ, what concerns some of them
+    holds for all.
+    """
     return Attached(
-        _selected(view, POLICIES_UNTARGETED, client),
-        _selected(view, TOKENS_UNTARGETED, client),
+        _selected(view, POLICIES_UNTARGETED, pods),
+        _selected(view, TOKENS_UNTARGETED, pods),
     )
 
 
 def telemetry_levels(
     view: View, client: Client, gateway: str, service: ServiceInfo | None = None
 ) -> tuple[Telemetry, ...]:
-    """From the outermost to the innermost: root namespace, the proxy's, the service's, then what is attached.
+    """From the outermost to the innermost: root namespace, the proxy's, the service's, what selects the pods of a
+    gateway, then what is attached.
 
-    `gateway` is the name of a Gateway of the Gateway API in the client's namespace, empty for others: these go by their
-    pods' labels.
+    `gateway` is the name of a Gateway of the Gateway API in the client's namespace, empty for others.
     """
     places = [view.settings.root_namespace, client.namespace]
     if service is not None:
@@ -85,21 +95,22 @@ def telemetry_levels(
     for place in dict.fromkeys(places):
         found = _ordered([one for one in view.find(TELEMETRY_UNTARGETED, (place,)) if not _labels(one)])
         levels += found[:1]
+    if not client.waypoint:
+        mine = view.find(TELEMETRY_UNTARGETED, (client.namespace,))
+        levels += _ordered([one for one in mine if _labels(one) and selects(_labels(one), dict(client.labels))])[:1]
     if gateway:
         for target in reversed(_gateway_targets(view, client.namespace, gateway)):
             levels += _attached(view, TELEMETRY_BY_TARGET, target)[:1]
         if service is not None:
             levels += _attached(view, TELEMETRY_BY_TARGET, (service.namespace, service.kind, service.name))[:1]
-    else:
-        mine = view.find(TELEMETRY_UNTARGETED, (client.namespace,))
-        levels += _ordered([one for one in mine if _labels(one) and selects(_labels(one), dict(client.labels))])[:1]
     return tuple(levels)
 
 
 def _gateway_targets(view: View, namespace: str, name: str) -> list[tuple[str, str, str]]:
+    """A class is a target for its waypoints only."""
     gateway = view.get(Gateway, namespace, name)
     places = [(namespace, "Gateway", name)]
-    if gateway is not None:
+    if gateway is not None and view.ask(waypoint, namespace, name) is not None:
         places.append((view.settings.root_namespace, "GatewayClass", gateway.spec.gateway_class_name))
     return places
 
@@ -116,12 +127,14 @@ def _attached(view: View, index: Index[A], target: tuple[str, str, str]) -> tupl
     )
 
 
-def _selected(view: View, index: Index[A], client: Client) -> tuple[A, ...]:
-    labels = dict(client.labels)
-    places = dict.fromkeys((view.settings.root_namespace, client.namespace))
-    return _ordered(
-        [policy for place in places for policy in view.find(index, (place,)) if selects(_labels(policy), labels)]
-    )
+def _selected(view: View, index: Index[A], pods: tuple[Pods, ...]) -> tuple[A, ...]:
+    found: dict[tuple[str, str], A] = {}
+    for namespace, labels in pods:
+        for place in dict.fromkeys((view.settings.root_namespace, namespace)):
+            for policy in view.find(index, (place,)):
+                if selects(_labels(policy), dict(labels)):
+                    found[policy.metadata.namespace, policy.metadata.name] = policy
+    return _ordered(list(found.values()))
 
 
 def _labels(policy: Attachable) -> dict[str, str]:

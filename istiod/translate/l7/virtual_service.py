@@ -29,6 +29,7 @@ from istiod.translate.l7.mesh import mesh_l7
 from istiod.translate.l7.retry import outbound_retry
 from istiod.translate.l7.routes import Client, backend
 from istiod.translate.l7.units import milliseconds, percent_share, share
+from istiod.validate.http_route import GRPC_STATUSES
 from meshcore.l7 import (
     PPM,
     Backend,
@@ -51,30 +52,7 @@ from meshcore.model import IpMatch
 
 _AUTHORITY: Final = frozenset(("host", ":authority"))
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
-GRPC_STATUS: Final = {
-    name: number
-    for number, name in enumerate(
-        (
-            "OK",
-            "CANCELLED",
-            "UNKNOWN",
-            "INVALID_ARGUMENT",
-            "DEADLINE_EXCEEDED",
-            "NOT_FOUND",
-            "ALREADY_EXISTS",
-            "PERMISSION_DENIED",
-            "RESOURCE_EXHAUSTED",
-            "FAILED_PRECONDITION",
-            "ABORTED",
-            "OUT_OF_RANGE",
-            "UNIMPLEMENTED",
-            "INTERNAL",
-            "UNAVAILABLE",
-            "DATA_LOSS",
-            "UNAUTHENTICATED",
-        )
-    )
-}
+GRPC_STATUS: Final = {name: number for number, name in enumerate(GRPC_STATUSES)}
 
 
 class Place:

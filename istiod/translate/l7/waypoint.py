@@ -17,6 +17,7 @@ from istiod.translate.l7.indexes import (
     SERVICES_BY_WAYPOINT,
     SERVICES_OF_NAMESPACE,
 )
+from istiod.translate.l7.mesh import http_options
 from istiod.translate.l7.policies import policies, referred, waypoint_client
 from istiod.translate.l7.service import Seams, service_config
 from istiod.translate.l7.targets import of_gateway
@@ -46,6 +47,7 @@ def waypoint_config(view: View, namespace: str, name: str, seams: Seams) -> l7.W
         telemetry=observed,
         client_header=gateway.metadata.annotations.get(CLIENT_HEADER) == "true",
         destinations=destinations(view, client, referred(checked, observed), seams.backend_tls),
+        http=http_options(view, gateway=False),
     )
 
 

@@ -91,10 +91,11 @@ class Store:
         self.compacted = self.version
 
     def since(self, version: int) -> list[Change]:
-        """Raises Refusal 410 if some of it is forgotten."""
+        """Raises Refusal 410 if some of it is forgotten. Looks from the young end: a watch is a few changes behind."""
         if version < self.compacted:
             raise expired(f"too old resource version: {version} ({self.compacted + 1})")
-        return list(itertools.dropwhile(lambda change: change.version <= version, self._history))
+        young = itertools.takewhile(lambda change: change.version > version, reversed(self._history))
+        return [*young][::-1]
 
     def keep(self, items: list[Obj]) -> int:
         """Hold a list still while it is read page by page; -> its id."""

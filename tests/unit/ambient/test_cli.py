@@ -15,7 +15,7 @@ import pytest
 from ambient import cli
 from meshcore.errors import ConfigError
 
-COMMANDS = ("demo", "exec", "ztunnel-config", "istiod", "cni", "ztunnel", "bench", "version")
+COMMANDS = ("analyze", "demo", "exec", "ztunnel-config", "istiod", "cni", "proxy-status", "ztunnel", "bench", "version")
 TIMEOUT_S = 30
 
 Capture = pytest.CaptureFixture[str]

@@ -188,6 +188,7 @@ REFUSED = {
     "an empty namespace": result(username="system:serviceaccount::ztunnel"),
     "too many parts": result(username="system:serviceaccount:a:b:c"),
     "a prefix": result(username="x:system:serviceaccount:a:b"),
+    "a user that looks like the rest of one": result(username="istio-system:ztunnel"),
 }
 
 

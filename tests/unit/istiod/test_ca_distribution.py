@@ -69,12 +69,6 @@ def test_what_is_wanted() -> None:
     assert with_crl["default", "istio-ca-crl"].data == {"ca-crl.pem": "LISTS"}
 
 
-def test_discovery_selectors_choose_namespaces() -> None:
-    namespaces = {"in": {"mesh": "yes"}, "out": {}, "kube-public": {"mesh": "yes"}}
-    found = d.wanted(namespaces, "ROOTS", selects=lambda labels: labels.get("mesh") == "yes")
-    assert {namespace for namespace, _ in found} == {"in"}
-
-
 DATA = st.dictionaries(st.sampled_from(("root-cert.pem", "other")), st.sampled_from(("a", "b")))
 
 

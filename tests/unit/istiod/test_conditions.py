@@ -44,8 +44,12 @@ def policy(spec: str, kind: str = "AuthorizationPolicy", namespace: str = "defau
             ("False", "UnsupportedTrafficType", "waypoint default/w does not accept service traffic"),
         ),
         (
+            gateway(labels="istio.io/waypoint-for: workload") + namespace(USE) + service(),
+            ("False", "UnsupportedTrafficType", "waypoint default/w does not accept service traffic"),
+        ),
+        (
             gateway(namespace="infra") + service(f"{USE}, istio.io/use-waypoint-namespace: infra"),
-            ("False", "CrossNamespaceWaypointForbidden", "waypoint infra/w does not admit the namespace default"),
+            ("False", "AttachmentDenied", "waypoint infra/w does not admit the namespace default"),
         ),
     ],
 )
@@ -64,6 +68,40 @@ def test_without_a_label_there_is_no_condition_and_an_earlier_one_goes() -> None
     assert not patches(mesh, "Service")
 
 
+def test_who_opts_out_is_told_nothing() -> None:
+    mesh = Mesh(namespace(USE) + service("istio.io/use-waypoint: none"))
+    assert not patches(mesh, "Service")
+
+
+def test_a_service_that_is_only_a_name_is_bound_to_nothing() -> None:
+    name = f"---\nkind: Service\nmetadata: {{name: s, labels: {{{USE}}}}}\nspec: {{type: ExternalName}}\n"
+    mesh = Mesh(gateway() + service(USE) + policy(TO_SERVICE))
+    mesh.put(name)
+    assert not patches(mesh, "Service")
+    assert conditions(mesh, "AuthorizationPolicy")["WaypointAccepted"][:2] == ("False", "AncestorNotBound")
+
+
+def test_an_entry_hidden_from_other_namespaces_is_told_why_it_gets_none_of_their_waypoints() -> None:
+    entry = (
+        "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: e, labels: {%s, "
+        "istio.io/use-waypoint-namespace: infra}}\nspec: {hosts: [a.example], resolution: STATIC}\n"
+    )
+    config = "serviceEntryVisibility: {defaultVisibility: NAMESPACE}"
+    hidden = f"---\nkind: ConfigMap\nmetadata: {{name: istio, namespace: istio-system}}\ndata: {{mesh: '{config}'}}\n"
+    mesh = Mesh(gateway(namespace="infra", routes=", allowedRoutes: {namespaces: {from: All}}") + hidden + entry % USE)
+    found = conditions(mesh, "ServiceEntry")
+    assert found["istio.io/WaypointBound"][:2] == ("False", "CrossNamespaceWaypointForbidden")
+    assert found["istio.io/VisibilityApplied"][:2] == ("True", "Namespace")
+    canary = f"{USE}, istio.io/use-waypoint-canary: w, istio.io/use-waypoint-canary-namespace: infra"
+    note = "annotations: {istio.io/use-waypoint-canary-weight: '10'}"
+    own = (entry % canary).replace(", istio.io/use-waypoint-namespace: infra}", f"}}, {note}")
+    mesh.put(gateway() + own)
+    status, _, message = conditions(mesh, "ServiceEntry")["istio.io/WaypointBound"]
+    assert status == "True"
+    assert "CanaryCrossNamespaceWaypointForbidden" in message
+    assert not mesh.service("default/a.example").weighted_waypoints
+
+
 def test_a_canary_that_cannot_be_used_is_told_in_the_message() -> None:
     notes = "istio.io/use-waypoint-canary-weight: '999'"
     mesh = Mesh(gateway() + service(f"{USE}, istio.io/use-waypoint-canary: c", notes))
@@ -79,6 +117,7 @@ def test_a_workload_entry_that_asks_a_service_waypoint_is_told() -> None:
     )
     mesh = Mesh(gateway() + vm % USE)
     assert conditions(mesh, "WorkloadEntry")["istio.io/WaypointBound"][:2] == ("False", "UnsupportedTrafficType")
+    assert {patch.field_manager for patch in patches(mesh, "WorkloadEntry")} == {"istio-ambient-workloadentry"}
     inherited = Mesh(gateway() + namespace(USE) + vm % "")  # a namespace's label is no request of the entry
     assert not patches(inherited, "WorkloadEntry")
 
@@ -94,6 +133,28 @@ def test_a_service_entry_says_who_sees_it_and_what_it_lacks() -> None:
     assert found["istio.io/WaypointMissing"][:2] == ("True", "NoWaypointForWildcardService")
     mesh.put(entry % USE)
     assert conditions(mesh, "ServiceEntry").keys() == {"istio.io/VisibilityApplied", "istio.io/WaypointBound"}
+
+
+@pytest.mark.parametrize(
+    ("resolution", "strategy", "missing"),
+    [
+        ("DNS", "RACE_FIRST_TCP_CONNECT", True),
+        ("DYNAMIC_DNS", "RACE_FIRST_TCP_CONNECT", True),
+        ("STATIC", "RACE_FIRST_TCP_CONNECT", False),
+        ("DNS", "DEFAULT", False),
+    ],
+)
+def test_an_entry_whose_addresses_are_to_race_lacks_a_waypoint(resolution: str, strategy: str, missing: bool) -> None:
+    entry = (
+        "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: e, labels: {%s}, "
+        f"annotations: {{istio.io/connect-strategy: {strategy}}}}}\n"
+        f"spec: {{hosts: [a.example], resolution: {resolution}}}\n"
+    )
+    mesh = Mesh(gateway() + entry % "")
+    found = conditions(mesh, "ServiceEntry").get("istio.io/WaypointMissing", ("", "", ""))
+    assert found[:2] == (("True", "NoWaypointForRacingConnectStrategy") if missing else ("", ""))
+    mesh.put(entry % USE)
+    assert "istio.io/WaypointMissing" not in conditions(mesh, "ServiceEntry")
 
 
 @pytest.mark.parametrize(
@@ -147,6 +208,46 @@ TO_SERVICE = "targetRefs: [{kind: Service, name: s}]"
 def test_waypoint_accepted(kind: str, text: str, spec: str, expected: tuple[str, str]) -> None:
     mesh = Mesh(text + policy(spec, kind))
     assert conditions(mesh, kind)["WaypointAccepted"][:2] == expected
+    assert {patch.field_manager for patch in patches(mesh, kind)} == {"istio-ambient-waypoint-policy"}
+
+
+def test_of_entries_for_one_host_the_oldest_says_which_waypoint_it_has() -> None:
+    entry = (
+        "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: %s, creationTimestamp: '%s', "
+        "labels: {%s}}\nspec: {hosts: [a.example], resolution: STATIC}\n"
+    )
+    target = "targetRefs: [{kind: ServiceEntry, group: networking.istio.io, name: z}]"
+    mesh = Mesh(gateway() + entry % ("z", "2026-01-01", USE) + entry % ("a", "2026-01-02", "") + policy(target))
+    assert conditions(mesh, "AuthorizationPolicy")["WaypointAccepted"][:2] == ("True", "Accepted")
+
+
+@pytest.mark.parametrize(
+    ("name", "controller", "expected"),
+    [
+        ("mine", "istio.io/mesh-controller", ("True", "Accepted")),
+        ("mine", "istio.io/gateway-controller", ("False", "Invalid")),
+        ("istio", "", ("False", "TargetNotFound")),
+        ("mine", "", ("False", "TargetNotFound")),
+    ],
+)
+def test_which_class_can_be_a_target(name: str, controller: str, expected: tuple[str, str]) -> None:
+    found = (
+        "---\napiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\n"
+        f"metadata: {{name: {name}}}\nspec: {{controllerName: {controller}}}\n"
+    )
+    spec = f"targetRefs: [{{kind: GatewayClass, {GATEWAY_GROUP}, name: {name}}}]"
+    mesh = Mesh(policy(spec, namespace="istio-system") + (found if controller else ""))
+    assert conditions(mesh, "AuthorizationPolicy")["WaypointAccepted"][:2] == expected
+
+
+def test_an_entry_that_nobody_sees_has_no_condition_of_visibility() -> None:
+    entry = (
+        "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: e}\n"
+        "spec: {hosts: [a.example], resolution: STATIC}\n"
+    )
+    config = "serviceEntryVisibility: {defaultVisibility: NONE}"
+    none = f"---\nkind: ConfigMap\nmetadata: {{name: istio, namespace: istio-system}}\ndata: {{mesh: '{config}'}}\n"
+    assert not patches(Mesh(entry + none), "ServiceEntry")
 
 
 def test_a_class_is_targeted_from_the_root_namespace() -> None:

@@ -49,9 +49,16 @@ def test_selectors_choose_and_the_root_namespace_is_always_read() -> None:
         ("Pod", "d", "p"),
     }
     assert world.pods() == {"a", "c", "istio-system"}
-    assert world.discovery.selective
     assert world.put(mesh("{}")) == {("ConfigMap", "istio-system", "istio"), ("Pod", "b", "p"), ("Pod", "d", "p")}
-    assert not world.discovery.selective
+
+
+def test_roots_are_for_namespaces_that_are_read_the_root_namespace_among_them() -> None:
+    world = World("out")
+    world.put("".join(map(space, ("b", "out", "istio-system"))) + space("a", "mesh: 'on'"))
+    world.put("---\nkind: Namespace\nmetadata: {name: going, deletionTimestamp: '2026-01-01T00:00:00Z'}\n")
+    assert sorted(world.discovery.namespaces()) == ["a", "b", "istio-system"]
+    world.put(mesh(SELECTORS))
+    assert sorted(world.discovery.namespaces()) == ["a", "istio-system"]
 
 
 def test_the_labels_of_a_namespace_are_followed() -> None:

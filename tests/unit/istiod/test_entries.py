@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from istiod import autoallocate
 from istiod.autoallocate import POOLS, SLOTS, allocate
 from istiod.objects import ServiceEntry
 from istiod.translate.statuses import StatusPatch
@@ -20,6 +21,7 @@ from meshcore.model import (
     Visibility,
     WorkloadStatus,
 )
+from tests.unit.istiod.test_waypoints import gateway
 from tests.unit.istiod.translate_support import Mesh, parsed
 
 ISTIO = "apiVersion: networking.istio.io/v1\n"
@@ -37,9 +39,9 @@ def entry(spec: str = "", name: str = "e", meta: str = "", status: str = "", hos
 
 
 def vm(spec: str = "", meta: str = "") -> str:
+    labels = "" if "labels:" in spec else "labels: {app: db}, "
     return (
-        f"---\n{ISTIO}kind: WorkloadEntry\nmetadata: {{name: vm, {meta}}}\n"
-        f"spec: {{address: 2.2.2.2, labels: {{app: db}}, {spec}}}\n"
+        f"---\n{ISTIO}kind: WorkloadEntry\nmetadata: {{name: vm, {meta}}}\nspec: {{address: 2.2.2.2, {labels}{spec}}}\n"
     )
 
 
@@ -113,6 +115,19 @@ def test_inline_endpoints_are_workloads() -> None:
     assert len(mesh.names()) == 3
 
 
+def test_labels_of_an_entry_are_those_of_its_endpoints_unless_these_say_otherwise() -> None:
+    spec = "resolution: STATIC, endpoints: [{address: 1.1.1.1}, {address: 1.1.1.2, labels: {app: own}}]"
+    mesh = Mesh(entry(spec, meta="labels: {app: whole, version: v3}"))
+    found = [mesh.workload(f"{SE_UID}/1.1.1.{number}") for number in (1, 2)]
+    assert [(one.canonical_name, one.canonical_revision) for one in found] == [("whole", "v3"), ("own", "v3")]
+
+
+def test_what_makes_no_workload() -> None:
+    assert Mesh(vm().replace("2.2.2.2", "unix:///sock")).names() == set()
+    assert Mesh(entry("resolution: DNS, workloadSelector: {labels: {app: db}}")).names() == {KEY}
+    assert Mesh(entry("resolution: STATIC")).names() == {KEY}
+
+
 @pytest.mark.parametrize("resolution", ["DNS", "DNS_ROUND_ROBIN", "DYNAMIC_DNS"])
 def test_a_host_that_dns_resolves_is_its_own_endpoint(resolution: str) -> None:
     found = Mesh(entry(f"resolution: {resolution}")).workload(f"{SE_UID}/db.example")
@@ -137,6 +152,7 @@ def test_entries_and_services_select_workload_entries() -> None:
         "{name: lost, port: 83, targetPort: nowhere}]}\n"
     )
     selecting = entry("resolution: STATIC, workloadSelector: {labels: {app: db}}")
+    selecting += "---\nkind: Service\nmetadata: {name: n}\nspec: {type: ExternalName, selector: {app: db}}\n"
     found = Mesh(selecting + service + vm("ports: {http: 9000, named: 9001}")).workload(WE_UID)
     assert found.services == {
         KEY: (Port(80, 9000, AppProtocol.HTTP11),),
@@ -154,6 +170,29 @@ def test_an_entry_selects_pods_of_its_namespace_only() -> None:
     mesh = Mesh(selecting + pods)
     assert mesh.workload("/Pod/default/p").services == {KEY: (Port(80, 80, AppProtocol.HTTP11),)}
     assert mesh.workload("/Pod/other/p").services == {}
+
+
+def test_labels_of_a_workload_entry_stand_in_two_places_and_those_of_the_metadata_win() -> None:
+    service = "---\nkind: Service\nmetadata: {name: s}\nspec: {selector: {app: meta, tier: t}, ports: [{port: 81}]}\n"
+    found = Mesh(service + vm("labels: {app: spec, tier: t}", "labels: {app: meta}")).workload(WE_UID)
+    assert found.canonical_name == "meta"
+    assert found.services == {"default/s.default.svc.cluster.local": (Port(81, 81),)}
+
+
+def test_a_locality_without_a_region_is_one_all_the_same() -> None:
+    assert Mesh(vm("locality: /z")).workload(WE_UID).locality == Locality("", "z")
+    assert Mesh(vm("locality: //")).workload(WE_UID).locality is None
+
+
+def test_hosts_are_the_same_in_any_case() -> None:
+    status = "addresses: [{value: 240.240.0.7, host: DB.Example}]"
+    mesh = Mesh(entry("resolution: DNS", hosts="DB.Example, db.example", status=status))
+    assert mesh.names() == {KEY, f"Kubernetes/{SE_UID}/db.example"}
+    assert mesh.service(KEY).addresses == (NetworkAddress("", bytes((240, 240, 0, 7))),)
+    assert mesh.workload(f"{SE_UID}/db.example").services == {KEY: (Port(80, 80, AppProtocol.HTTP11),)}
+    own = entry("resolution: STATIC", hosts="S.Default.svc.cluster.local")
+    service = "---\nkind: Service\nmetadata: {name: s}\nspec: {clusterIP: 10.1.0.1}\n"
+    assert Mesh(own + service).names() == {"default/s.default.svc.cluster.local"}
 
 
 def test_policies_hold_for_workload_entries() -> None:
@@ -182,11 +221,60 @@ def test_a_kubernetes_service_beats_an_entry_of_its_name_and_the_oldest_entry_th
     assert mesh.service(f"default/{host}").name == "new"
 
 
+def test_the_network_of_the_cluster_is_that_of_everything_in_it() -> None:
+    system = "---\nkind: Namespace\nmetadata: {name: istio-system, labels: {topology.istio.io/network: n1}}\n"
+    service = "---\nkind: Service\nmetadata: {name: s}\nspec: {clusterIP: 10.1.0.1, ports: [{port: 80}]}\n"
+    entries_of = (
+        "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: s, labels: "
+        "{kubernetes.io/service-name: s}}\nports: [{name: '', port: 80}]\nendpoints: [{addresses: [3.3.3.3]}]\n"
+    )
+    own = entry("resolution: STATIC, addresses: [10.9.9.9], endpoints: [{address: 1.1.1.1}]")
+    named = entry("resolution: DNS", "d", hosts="d.example")
+    mesh = Mesh(system + service + entries_of + own + named + vm())
+    for key in (KEY, "default/s.default.svc.cluster.local"):
+        assert {address.network for address in mesh.service(key).addresses} == {"n1"}
+    workloads = [name.removeprefix("Kubernetes/") for name in mesh.names() if name.startswith("Kubernetes/")]
+    assert len(workloads) == 4
+    assert {mesh.workload(uid).network for uid in workloads} == {"n1"}
+
+
+def test_a_waypoint_for_workloads_takes_those_of_entries() -> None:
+    mesh = Mesh(gateway(labels="istio.io/waypoint-for: workload") + vm(meta="labels: {istio.io/use-waypoint: w}"))
+    assert mesh.workload(WE_UID).waypoint is not None
+
+
+def test_endpoints_of_an_entry_that_does_not_count_are_none() -> None:
+    def one(name: str, day: int, address: str) -> str:
+        spec = f"resolution: STATIC, endpoints: [{{address: {address}}}]"
+        return entry(spec, name, f"creationTimestamp: '2026-01-0{day}'")
+
+    mesh = Mesh(one("old", 1, "1.1.1.1") + one("new", 2, "1.1.1.2"))
+    assert mesh.names() == {KEY, "Kubernetes/networking.istio.io/ServiceEntry/default/old/1.1.1.1"}
+    mesh.remove(("ServiceEntry", "default", "old"))
+    assert mesh.names() == {KEY, "Kubernetes/networking.istio.io/ServiceEntry/default/new/1.1.1.2"}
+
+
+def test_ports_waypoints_and_ingress_of_an_entry() -> None:
+    ports = "[{number: 80, name: tcp, targetPort: 8080}, {number: 53, name: dns, protocol: UDP}]"
+    labels = "istio.io/use-waypoint: w, istio.io/use-waypoint-canary: c, istio.io/ingress-use-waypoint: 'true'"
+    note = "annotations: {istio.io/use-waypoint-canary-weight: '10'}"
+    text = entry("resolution: STATIC", meta=f"labels: {{{labels}}}, {note}").replace(PORTS, f"ports: {ports}")
+    found = Mesh(text + gateway() + gateway("c")).service(KEY)
+    assert found.ports == (Port(80, 8080, AppProtocol.TCP),)
+    assert found.waypoint is not None
+    assert [one.weight for one in found.weighted_waypoints] == [90, 10]
+    assert found.ingress_use_waypoint
+
+
 def test_one_namespace_owns_a_host_for_the_others() -> None:
     one = entry("resolution: STATIC", meta="namespace: a, creationTimestamp: '2026-01-02'")
     two = entry("resolution: STATIC", meta="namespace: b, creationTimestamp: '2026-01-01'")
     mesh = Mesh(one + two)
     assert [mesh.service(f"{place}/db.example").canonical for place in ("a", "b")] == [False, True]
+    host = "s.default.svc.cluster.local"
+    service = "---\nkind: Service\nmetadata: {name: s}\nspec: {clusterIP: 10.1.0.1}\n"
+    mesh = Mesh(entry("resolution: STATIC", meta="namespace: a", hosts=host) + service)
+    assert [mesh.service(f"{place}/{host}").canonical for place in ("a", "default")] == [False, True]
 
 
 def test_visibility_comes_from_the_mesh_config() -> None:
@@ -197,6 +285,9 @@ def test_visibility_comes_from_the_mesh_config() -> None:
     mesh.put(config("serviceEntryVisibility: {defaultVisibility: NAMESPACE}"))
     assert mesh.service(KEY).visibility is Visibility.NAMESPACE
     assert not mesh.service(KEY).canonical
+    blue = "[{namespaceSelector: {matchLabels: {team: blue}}, visibility: NONE}]"
+    mesh.put(config(f"serviceEntryVisibility: {{policies: {blue}}}"))
+    assert mesh.service(KEY).visibility is Visibility.PUBLIC
     red = "[{namespaceSelector: {matchLabels: {team: red}}, visibility: NONE}]"
     mesh.put(config(f"serviceEntryVisibility: {{policies: {red}}}"))
     assert mesh.names() == set()
@@ -251,6 +342,19 @@ def test_addresses_are_taken_back_with_their_host() -> None:
     status = "addresses: [{value: 240.240.0.7, host: gone}, {value: '2001:2::7', host: gone}]"
     (patch,) = allocate(entries(entry("resolution: NONE", status=status)))
     assert patch.status == {"addresses": []}
+
+
+def test_an_entry_with_addresses_of_its_own_keeps_what_it_was_given() -> None:
+    status = "addresses: [{value: 240.240.0.7, host: db.example}, {value: '2001:2::7', host: db.example}]"
+    assert list(allocate(entries(entry("resolution: DNS, addresses: [1.1.1.1]", status=status)))) == []
+
+
+def test_a_full_pool_leaves_the_youngest_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(autoallocate, "SLOTS", 2)
+    many = "".join(
+        entry("resolution: DNS", f"e{n}", f"creationTimestamp: '{2026 - n}'", hosts=f"h{n}") for n in range(3)
+    )
+    assert allocated(list(allocate(entries(many)))).keys() == {"e1", "e2"}
 
 
 def test_a_crowded_pool_gives_different_addresses_and_ends_without_fault() -> None:

@@ -53,6 +53,27 @@ def test_errors_carry_file_and_line_and_say_what_stays_in_force() -> None:
     assert not intake.findings
 
 
+@pytest.mark.parametrize(
+    "status",
+    [
+        {
+            "conditions": [{"type": "ZtunnelAccepted", "status": "True", "observedGeneration": "3"}]
+        },  # as upstream writes it
+        {"conditions": [{"type": 1}]},
+        {"conditions": "none"},
+        "none",
+    ],
+)
+def test_a_status_of_whatever_shape_does_not_keep_an_object_of_the_api_from_being_used(status: Any) -> None:
+    intake = Intake(Store())
+    policy = {"metadata": meta(), "spec": {"action": "DENY", "rules": [{}]}, "status": status}
+    assert raw(intake, "AuthorizationPolicy", policy) == 1
+    assert intake.store.of(AuthorizationPolicy)["default", "x"].spec.action == "DENY"
+    assert not intake.findings
+    assert raw(intake, "AuthorizationPolicy", {**policy, "spec": {"action": "DENY"}}) == 0
+    assert [problem.path[0] for problem in intake.findings[KEY].problems] == ["spec"]
+
+
 def test_an_invalid_object_of_the_api_keeps_its_last_good_version() -> None:
     intake = Intake(Store())
     good = {"metadata": meta(), "spec": {"action": "DENY", "rules": [{}]}}
@@ -122,3 +143,22 @@ def test_a_kind_that_is_only_recognised_may_be_wrong() -> None:
     intake = Intake(Store())
     assert intake.scan(Scan({manifest.key: manifest}, frozenset({manifest.key}), frozenset(), ())) == []
     assert [error.object for error in intake.errors()] == ["Sidecar default/x"]
+
+
+@pytest.mark.parametrize("broken", ["{", "discoverySelectors: 5", "extensionProviders: {}"])
+def test_a_mesh_config_that_cannot_be_read_leaves_the_last_good_one_in_force(broken: str) -> None:
+    intake = Intake(Store(), "root")
+
+    def put(text: str, namespace: str = "root") -> int:
+        value = {"metadata": {"name": "istio", "namespace": namespace}, "data": {"mesh": text}}
+        return raw(intake, "ConfigMap", value, "istio", namespace)
+
+    assert put("trustDomainAliases: [old.example]") == 1
+    assert put(broken) == 0
+    (error,) = intake.errors()
+    assert str(error).startswith("ConfigMap root/istio: data.mesh: MeshConfig")
+    assert str(error).endswith("; the previous version stays in force")
+    assert "old.example" in intake.store.of(ConfigMap)["root", "istio"].data["mesh"]
+    assert put("{}") == 1
+    assert not intake.findings
+    assert put(broken, "elsewhere") == 1  # some other ConfigMap of that name

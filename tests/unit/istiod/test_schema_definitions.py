@@ -100,6 +100,7 @@ def test_only_opaque_parts_keep_unknown_fields() -> None:
     }
     assert {name: found for name, found in kept.items() if found} == {
         "envoyfilters.networking.istio.io.yaml": [".spec.configPatches[].patch.value"],
+        "trafficextensions.extensions.istio.io.yaml": [".spec.wasm.pluginConfig"],
         "wasmplugins.extensions.istio.io.yaml": [".spec.pluginConfig"],
     }
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from istiod.objects import AuthorizationPolicy, Meta, Pod, Service
-from istiod.objects.core import PodSpec, ServiceSpec
+from typing import Any
+
+import msgspec
+
+from istiod.objects import AuthorizationPolicy, Condition, Meta, Pod, Service
+from istiod.objects.core import PodCondition, PodSpec, ServiceSpec
 from istiod.store import Store
 from istiod.translate.indexes import INDEXES, PODS_BY_ACCOUNT, SERVICES_BY_LABEL
 
@@ -37,6 +41,22 @@ def test_an_equal_object_is_no_change() -> None:
     assert store.put(("Pod", "default", "a"), pod("a")) is not None
     assert store.put(("Pod", "default", "a"), pod("a")) is None
     assert store.put(("Pod", "default", "b"), None) is None
+
+
+def test_conditions_are_kept_and_are_no_change_but_those_of_a_pod_count() -> None:
+    def put(value: Any, conditions: tuple[Any, ...]) -> bool:
+        status = msgspec.structs.replace(value.status, conditions=conditions)
+        return store.put(key(value), msgspec.structs.replace(value, status=status)) is not None
+
+    store = Store(INDEXES)
+    service = Service(Meta("s", "default"), ServiceSpec(selector={"app": "s"}))
+    assert put(service, ())
+    assert not put(service, (Condition("istio.io/WaypointBound"),))
+    found = store.find(SERVICES_BY_LABEL, ("default", "app", "s"))["default", "s"]
+    assert found is store.get(Service, "default", "s")
+    assert found.status.conditions
+    assert put(pod("p"), ())
+    assert put(pod("p"), (PodCondition("Ready", "True"),))
 
 
 def test_objects_of_namespaces_that_are_not_selected_wait_on_the_shelf() -> None:

@@ -1,4 +1,4 @@
-"""Translation, row by row: Pod, Service, EndpointSlice, PeerAuthentication and AuthorizationPolicy."""
+"""Translation, row by row: Pod, Service and EndpointSlice."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from istiod.intake import Intake
 from istiod.store import Store
-from istiod.translate.common import MeshConfig
+from istiod.translate.common import MeshConfig, small_number
 from istiod.translate.mesh import INDEXES, Translator
 from meshcore import yamldoc
 from meshcore.manifests import Key, Manifest, Scan
@@ -19,32 +19,22 @@ from meshcore.model import (
     Address,
     AppProtocol,
     Authorization,
-    Clause,
     HealthPolicy,
     IPFamilies,
-    IpMatch,
     LbMode,
     LbScope,
     LoadBalancing,
     Locality,
-    Match,
     NetworkAddress,
     NetworkMode,
-    PolicyAction,
-    PolicyScope,
     Port,
-    Rule,
     Service,
-    ServiceAccountMatch,
-    StringMatch,
     TunnelProtocol,
     Workload,
     WorkloadStatus,
 )
 
 MESH = MeshConfig()
-NO_IDENTITY = Clause((Match(not_principals=(StringMatch(presence=True),)),))
-STRICT = "istio-system/istio_converted_static_strict"
 GLOBAL_KINDS = ("Namespace", "Node")
 API = {"EndpointSlice": "discovery.k8s.io/v1", "AuthorizationPolicy": "security.istio.io/v1"}
 API["PeerAuthentication"] = API["AuthorizationPolicy"]
@@ -224,6 +214,7 @@ S_PORTS = "spec: {selector: {app: web}, clusterIPs: [10.1.0.1], ports: [%s]}"
     [
         ("{port: 80}", (Port(80, 80),)),
         ("{port: 80, targetPort: 8080}", (Port(80, 8080),)),
+        ("{port: 80, targetPort: '8080'}", (Port(80, 8080),)),
         ("{port: 80, targetPort: web}", (Port(80, 9090),)),
         ("{port: 80, targetPort: side}", (Port(80, 9191),)),
         ("{port: 80, targetPort: init}", ()),
@@ -248,7 +239,8 @@ def test_a_service_selects_in_its_own_namespace_by_all_labels() -> None:
     other = obj("Service", "s", "other", S_PORTS % "{port: 80}")
     more = obj("Service", "s", text="spec: {selector: {app: web, tier: x}, ports: [{port: 80}]}")
     none = obj("Service", "n", text="spec: {ports: [{port: 80}]}")
-    assert workload(pod(labels={"app": "web"}), other, more, none).services == {}
+    name = obj("Service", "x", text="spec: {type: ExternalName, selector: {app: web}, ports: [{port: 80}]}")
+    assert workload(pod(labels={"app": "web"}), other, more, none, name).services == {}
 
 
 SLICE = """addressType: %s
@@ -269,11 +261,31 @@ def test_a_slice_that_names_a_pod_adds_the_service_to_it() -> None:
     assert found.services == {"default/s.default.svc.cluster.local": (Port(80, 9000),)}
 
 
+def test_slices_of_one_service_add_up_and_a_selector_goes_first() -> None:
+    def entry(name: str, port: str, number: int, address: str) -> dict[str, Any]:
+        text = (
+            f"addressType: IPv{6 if ':' in address else 4}\nports: [{{name: {port}, port: {number}}}]\n"
+            f"endpoints: [{{addresses: ['{address}'], targetRef: {{kind: Pod, name: p}}}}]"
+        )
+        return obj("EndpointSlice", name, text=text, labels=OF_S)
+
+    slices = (entry("e", "a", 9000, "10.0.0.1"), entry("f", "a", 9000, "fd00::1"), entry("g", "b", 9001, "10.0.0.1"))
+    key = "default/s.default.svc.cluster.local"
+    ports = "ports: [{name: a, port: 80}, {name: b, port: 81}]"
+    found = workload(pod(), *slices, obj("Service", "s", text=f"spec: {{{ports}}}"))
+    assert found.services == {key: (Port(80, 9000), Port(81, 9001))}
+    chosen = workload(
+        pod(labels={"a": "b"}), *slices, obj("Service", "s", text=f"spec: {{selector: {{a: b}}, {ports}}}")
+    )
+    assert chosen.services == {key: (Port(80, 80), Port(81, 81))}
+
+
 def test_a_slice_without_pods_makes_workloads_without_identity() -> None:
+    machine = "{addresses: [10.9.0.3], targetRef: {kind: VirtualMachine, name: p}}"
     entry = obj(
         "EndpointSlice",
         "e",
-        text=SLICE % ("IPv4", "{addresses: [10.9.0.1, 10.9.0.2], conditions: {ready: false}}, {addresses: [10.9.0.3]}"),
+        text=SLICE % ("IPv4", f"{{addresses: [10.9.0.1, 10.9.0.2], conditions: {{ready: false}}}}, {machine}"),
         labels=OF_S,
     )
     svc = obj("Service", "s", text="spec: {ports: [{port: 80}]}")
@@ -307,7 +319,8 @@ def test_slices_that_make_nothing(family: str, labels: dict[str, str], service_t
 def test_a_service() -> None:
     text = (
         "spec: {clusterIP: 10.1.0.1, clusterIPs: [10.1.0.1, 'fd00::1'], ipFamilies: [IPv4, IPv6], "
-        "ports: [{name: http, port: 80, targetPort: 8080}, {name: grpc-a, port: 90, targetPort: named}]}"
+        "ports: [{name: http, port: 80, targetPort: 8080}, {name: grpc-a, port: 90, targetPort: named}, "
+        "{name: a, port: 91, targetPort: '8091'}]}"
     )
     assert service(obj("Service", "s", text=text)) == Service(
         name="s",
@@ -317,7 +330,7 @@ def test_a_service() -> None:
             NetworkAddress("", ipaddress.ip_address("10.1.0.1").packed),
             NetworkAddress("", ipaddress.ip_address("fd00::1").packed),
         ),
-        ports=(Port(80, 8080, AppProtocol.HTTP11), Port(90, 0, AppProtocol.GRPC)),
+        ports=(Port(80, 8080, AppProtocol.HTTP11), Port(90, 0, AppProtocol.GRPC), Port(91, 8091)),
         ip_families=IPFamilies.DUAL,
         canonical=True,
     )
@@ -333,6 +346,9 @@ def test_a_service() -> None:
         ("name: grpc-web-a, port: 1", AppProtocol.UNKNOWN),
         ("name: http, port: 1, appProtocol: grpc", AppProtocol.GRPC),
         ("name: a, port: 1, appProtocol: kubernetes.io/h2c", AppProtocol.HTTP2),
+        ("name: a, port: 1, appProtocol: kubernetes.io/ws", AppProtocol.HTTP11),
+        ("name: a, port: 1, appProtocol: kubernetes.io/wss", AppProtocol.HTTP11),
+        ("name: a, port: 1, appProtocol: grpc-web", AppProtocol.UNKNOWN),
     ],
 )
 def test_app_protocol(text: str, expected: AppProtocol) -> None:
@@ -345,6 +361,13 @@ def test_app_protocol(text: str, expected: AppProtocol) -> None:
 )
 def test_ip_families(families: str, expected: IPFamilies) -> None:
     assert service(obj("Service", "s", text=f"spec: {{ipFamilies: {families}}}")).ip_families is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("0", 0), ("100", 100), ("101", None), ("", None), ("\u00b2", None), ("0" * 5000 + "1", None)]
+)
+def test_a_small_number(text: str, number: int | None) -> None:
+    assert small_number(text, 100) == number
 
 
 CLOSE = (LbScope.NETWORK, LbScope.REGION, LbScope.ZONE)
@@ -366,8 +389,21 @@ TRAFFIC = "networking.istio.io/traffic-distribution"
         ),
         ("", {TRAFFIC: "PreferClose"}, {TRAFFIC: "Any"}, LoadBalancing(CLOSE, LbMode.FAILOVER)),
         ("", {}, {TRAFFIC: "PreferClose"}, LoadBalancing(CLOSE, LbMode.FAILOVER)),
+        ("", {TRAFFIC: "prefersamezone"}, {}, LoadBalancing(CLOSE, LbMode.FAILOVER)),
         ("", {TRAFFIC: "Any"}, {TRAFFIC: "PreferClose"}, None),
         ("publishNotReadyAddresses: true", {}, {}, LoadBalancing(health_policy=HealthPolicy.ALLOW_ALL)),
+        (
+            "publishNotReadyAddresses: true, internalTrafficPolicy: Local, trafficDistribution: PreferClose",
+            {},
+            {},
+            LoadBalancing((LbScope.NODE,), LbMode.STRICT, HealthPolicy.ALLOW_ALL),
+        ),
+        (
+            "publishNotReadyAddresses: true, trafficDistribution: PreferClose",
+            {},
+            {},
+            LoadBalancing(CLOSE, LbMode.FAILOVER, HealthPolicy.ALLOW_ALL),
+        ),
     ],
 )
 def test_load_balancing(spec: str, own: dict[str, str], of_namespace: dict[str, str], expected: LoadBalancing) -> None:
@@ -390,202 +426,3 @@ def test_ingress_use_waypoint(own: str | None, of_namespace: str | None, expecte
     label = "istio.io/ingress-use-waypoint"
     space = obj("Namespace", "default", labels={label: of_namespace} if of_namespace else {})
     assert service(obj("Service", "s", labels={label: own} if own else {}), space).ingress_use_waypoint is expected
-
-
-# PeerAuthentication
-
-
-def mtls(
-    name: str, mode: str, namespace: str = "default", selector: str = "", ports: str = "", **meta: Any
-) -> dict[str, Any]:
-    chosen = f", selector: {{matchLabels: {selector}}}" if selector else ""
-    by_port = f", portLevelMtls: {ports}" if ports else ""
-    return obj("PeerAuthentication", name, namespace, f"spec: {{mtls: {{mode: {mode}}}{chosen}{by_port}}}", **meta)
-
-
-def attached(*settings: dict[str, Any]) -> tuple[tuple[str, ...], dict[str, Authorization]]:
-    found = translate(pod(labels={"app": "web"}), *settings)
-    address = found.addresses["Kubernetes//Pod/default/p"].workload
-    assert address is not None
-    return address.authorization_policies, found.authorizations
-
-
-WEB = "{app: web}"
-
-
-@pytest.mark.parametrize(
-    ("settings", "expected"),
-    [
-        ([], ()),
-        ([mtls("m", "STRICT", "istio-system")], (STRICT,)),
-        ([mtls("m", "STRICT", "istio-system"), mtls("n", "PERMISSIVE")], ()),
-        ([mtls("m", "STRICT", "istio-system"), mtls("n", "DISABLE")], ()),
-        ([mtls("m", "STRICT", "istio-system"), mtls("n", "UNSET")], (STRICT,)),
-        ([mtls("n", "STRICT")], (STRICT,)),
-        ([mtls("n", "STRICT", "other")], ()),
-        ([mtls("n", "STRICT"), mtls("w", "PERMISSIVE", selector=WEB)], ()),
-        ([mtls("n", "STRICT"), mtls("w", "UNSET", selector=WEB)], (STRICT,)),
-        ([mtls("w", "STRICT", selector=WEB)], (STRICT,)),
-        ([mtls("w", "STRICT", selector="{app: other}")], ()),
-        ([mtls("w", "STRICT", "istio-system", selector=WEB)], ()),
-        ([mtls("b", "STRICT", creationTimestamp="1"), mtls("a", "PERMISSIVE", creationTimestamp="2")], (STRICT,)),
-        ([mtls("b", "STRICT"), mtls("a", "PERMISSIVE")], ()),
-        ([mtls("w", "STRICT", selector=WEB, ports="{80: {mode: STRICT}}")], (STRICT,)),
-        ([mtls("w", "PERMISSIVE", selector=WEB, ports="{80: {mode: DISABLE}}")], ()),
-    ],
-)  # fmt: skip
-def test_effective_mode(settings: list[dict[str, Any]], expected: tuple[str, ...]) -> None:
-    assert attached(*settings)[0] == expected
-
-
-def test_the_static_policy_is_sent_as_soon_as_there_is_a_setting() -> None:
-    assert attached()[1] == {}
-    assert attached(mtls("n", "PERMISSIVE"))[1] == {
-        STRICT: Authorization(
-            "istio_converted_static_strict",
-            "istio-system",
-            PolicyScope.WORKLOAD_SELECTOR,
-            PolicyAction.DENY,
-            (Rule((NO_IDENTITY,)),),
-        )
-    }
-
-
-@pytest.mark.parametrize(
-    ("mode", "ports", "rules"),
-    [
-        (
-            "PERMISSIVE",
-            "{81: {mode: STRICT}, 80: {mode: STRICT}, 82: {mode: UNSET}}",
-            tuple(Rule((NO_IDENTITY, Clause((Match(destination_ports=(port,)),)))) for port in (80, 81)),
-        ),
-        (
-            "STRICT",
-            "{81: {mode: PERMISSIVE}, 80: {mode: DISABLE}, 82: {mode: STRICT}}",
-            (Rule((NO_IDENTITY, *(Clause((Match(not_destination_ports=(port,)),)) for port in (80, 81)))),),
-        ),
-        ("UNSET", "{80: {mode: STRICT}}", (Rule((NO_IDENTITY, Clause((Match(destination_ports=(80,)),)))),)),
-    ],
-)
-def test_ports(mode: str, ports: str, rules: tuple[Rule, ...]) -> None:
-    keys, policies = attached(mtls("w", mode, selector=WEB, ports=ports))
-    assert keys == ("default/converted_peer_authentication_w",)
-    assert policies[keys[0]] == Authorization(
-        "converted_peer_authentication_w", "default", PolicyScope.WORKLOAD_SELECTOR, PolicyAction.DENY, rules
-    )
-
-
-# AuthorizationPolicy
-
-
-def policy(text: str, namespace: str = "default", **meta: Any) -> Authorization | None:
-    found = translate(obj("AuthorizationPolicy", "x", namespace, f"spec: {text}", **meta)).authorizations
-    return found.get(f"{namespace}/x")
-
-
-@pytest.mark.parametrize(
-    ("text", "namespace", "meta", "expected"),
-    [
-        ("{}", "default", {}, (PolicyScope.NAMESPACE, PolicyAction.ALLOW)),
-        ("{}", "istio-system", {}, (PolicyScope.GLOBAL, PolicyAction.ALLOW)),
-        ("{action: DENY, rules: [{}]}", "default", {}, (PolicyScope.NAMESPACE, PolicyAction.DENY)),
-        ("{selector: {matchLabels: {app: web}}}", "default", {}, (PolicyScope.WORKLOAD_SELECTOR, PolicyAction.ALLOW)),
-        ("{selector: {matchLabels: {a: b}}}", "istio-system", {}, (PolicyScope.WORKLOAD_SELECTOR, PolicyAction.ALLOW)),
-        ("{targetRefs: [{kind: Service, name: s}]}", "default", {}, None),
-        ("{targetRef: {kind: Service, name: s}}", "default", {}, None),
-        ("{action: CUSTOM, provider: {name: p}, rules: [{}]}", "default", {}, None),
-        ("{action: AUDIT, rules: [{}]}", "default", {}, None),
-        ("{}", "default", {"annotations": {"istio.io/dry-run": "true"}}, None),
-        ("{}", "default", {"annotations": {"istio.io/dry-run": "false"}}, (PolicyScope.NAMESPACE, PolicyAction.ALLOW)),
-    ],
-)
-def test_which_policies_are_sent(text: str, namespace: str, meta: dict[str, Any], expected: Any) -> None:
-    found = policy(text, namespace, **meta)
-    assert (None if found is None else (found.scope, found.action)) == expected
-
-
-def test_selectors_attach_from_the_own_and_the_root_namespace_only() -> None:
-    spec = "spec: {selector: {matchLabels: {app: web}}}"
-    objects = [obj("AuthorizationPolicy", "x", ns, spec) for ns in ("default", "istio-system", "other")]
-    objects.append(obj("AuthorizationPolicy", "all"))
-    objects.append(obj("AuthorizationPolicy", "miss", text="spec: {selector: {matchLabels: {app: nope}}}"))
-    objects.append(obj("AuthorizationPolicy", "every", text="spec: {selector: {}}"))
-    objects.append(mtls("n", "STRICT"))
-    keys, _ = attached(*objects)
-    assert keys == ("istio-system/x", "default/every", "default/x", STRICT)
-
-
-EXACT = StringMatch(exact="a")
-A_RULE = (
-    "{rules: [{from: [{source: {principals: [a, '*', '*b', 'c*'], notNamespaces: [a], ipBlocks: [10.0.0.0/8, '::1'],"
-    " notIpBlocks: [10.1.2.3]}}, {source: {serviceAccounts: [sa, o/sb]}}],"
-    " to: [{operation: {ports: ['80'], notPorts: ['81']}}],"
-    " when: [{key: source.ip, values: [1.1.1.1]}, {key: destination.port, notValues: ['9']},"
-    " {key: source.namespace, values: [a]}, {key: source.principal, notValues: ['*']},"
-    " {key: destination.ip, values: [2.2.0.0/16]}]}]}"
-)
-
-
-def block(text: str) -> IpMatch:
-    network = ipaddress.ip_network(text)
-    return IpMatch(network.network_address.packed, network.prefixlen)
-
-
-def test_every_l4_field() -> None:
-    found = policy(A_RULE)
-    assert found is not None
-    assert found.rules == (
-        Rule(
-            (
-                Clause(
-                    (
-                        Match(
-                            principals=(
-                                EXACT,
-                                StringMatch(presence=True),
-                                StringMatch(suffix="b"),
-                                StringMatch(prefix="c"),
-                            ),
-                            not_namespaces=(EXACT,),
-                            source_ips=(block("10.0.0.0/8"), block("::1")),
-                            not_source_ips=(block("10.1.2.3/32"),),
-                        ),
-                        Match(service_accounts=(ServiceAccountMatch("default", "sa"), ServiceAccountMatch("o", "sb"))),
-                    )
-                ),
-                Clause((Match(destination_ports=(80,), not_destination_ports=(81,)),)),
-                Clause((Match(source_ips=(block("1.1.1.1/32"),)),)),
-                Clause((Match(not_destination_ports=(9,)),)),
-                Clause((Match(namespaces=(EXACT,)),)),
-                Clause((Match(not_principals=(StringMatch(presence=True),)),)),
-                Clause((Match(destination_ips=(block("2.2.0.0/16"),)),)),
-            )
-        ),
-    )
-
-
-EMPTY = Clause((Match(),))
-PORT = Clause((Match(destination_ports=(80,)),))
-BY_A = Clause((Match(principals=(EXACT,)),))
-
-
-@pytest.mark.parametrize(
-    ("rule", "allow", "deny"),
-    [
-        ("{}", (Rule(),), (Rule(),)),
-        ("{to: [{operation: {paths: [/x]}}]}", (), (Rule((EMPTY,)),)),
-        ("{to: [{operation: {paths: [/x], ports: ['80']}}]}", (), (Rule((PORT,)),)),
-        ("{from: [{source: {principals: [a]}}], to: [{operation: {methods: [GET]}}]}", (), (Rule((BY_A, EMPTY)),)),
-        ("{from: [{source: {principals: [a], requestPrincipals: [b]}}]}", (), (Rule((BY_A,)),)),
-        ("{from: [{source: {remoteIpBlocks: [1.1.1.1]}}]}", (), (Rule((EMPTY,)),)),
-        ("{from: [{source: {notRemoteIpBlocks: [1.1.1.1]}}]}", (), (Rule((EMPTY,)),)),
-        ("{when: [{key: 'request.headers[x]', values: [a]}]}", (), (Rule((EMPTY,)),)),
-        ("{when: [{key: source.serviceAccount, values: [a]}]}", (), (Rule((EMPTY,)),)),
-        ("{from: [{source: {trustDomains: [a]}}]}", (Rule((EMPTY,)),), (Rule((EMPTY,)),)),
-    ],
-)
-def test_l7_pieces(rule: str, allow: tuple[Rule, ...], deny: tuple[Rule, ...]) -> None:
-    for action, expected in (("ALLOW", allow), ("DENY", deny)):
-        found = policy(f"{{action: {action}, rules: [{rule}]}}")
-        assert found is not None
-        assert found.rules == expected

@@ -90,6 +90,8 @@ AUTHORIZATION = [
     (operation("ports: ['http']"), f"{O}.ports[0]", "1 to 65535"),
     (operation("ports: [80]"), f"{O}.ports[0]", "use quotes"),
     (operation("paths: ['/a/{x}']"), f"{O}.paths[0]", "template"),
+    (operation("paths: ['/a b/{*}']"), f"{O}.paths[0]", "characters"),
+    (operation("paths: ['/a?b/{**}']"), f"{O}.paths[0]", "characters"),
     (operation("paths: ['/{*}/a*']"), f"{O}.paths[0]", "bare *"),
     (operation("paths: ['/{**}/{*}']"), f"{O}.paths[0]", "after every"),
     (rule("{when: [{values: [a]}]}"), f"{W}.key", "missing"),
@@ -117,7 +119,27 @@ def test_authorization_policy_errors(text: str, field: str, words: str) -> None:
         operation("ports: ['80'], notPorts: ['65535']"),
         rule("{when: [{key: source.principal, notValues: [a]}]}"),
         "spec: {targetRefs: [{kind: Service, name: s}], rules: [{to: [{operation: {paths: ['/a/{*}/{**}']}}]}]}",
-        "spec: {targetRefs: [{kind: Service, name: s}], rules: [{when: [{key: 'request.headers[x]', values: [a]}]}]}",
+        *(
+            "spec: {targetRefs: [{kind: Service, name: s}], "
+            f"rules: [{{when: [{{key: '{key}', values: ['{value}']}}]}}]}}"
+            for key, value in (
+                ("source.ip", "10.0.0.1"),
+                ("source.namespace", "a"),
+                ("source.principal", "a"),
+                ("source.serviceAccount", "a"),
+                ("source.trustDomain", "a"),
+                ("destination.ip", "10.0.0.0/8"),
+                ("destination.port", "80"),
+                ("remote.ip", "10.0.0.1"),
+                ("connection.sni", "a"),
+                ("request.headers[x]", "a"),
+                ("request.auth.principal", "a"),
+                ("request.auth.audiences", "a"),
+                ("request.auth.presenter", "a"),
+                ("request.auth.claims[a][b]", "a"),
+                ("experimental.envoy.filters.a[b]", "a"),
+            )
+        ),
     ],
 )
 def test_good_policies_pass_without_a_word(text: str) -> None:
@@ -131,6 +153,7 @@ def test_good_policies_pass_without_a_word(text: str) -> None:
         ("spec: {action: DENY, rules: [{to: [{operation: {hosts: [a]}}]}]}", f"{O}.hosts", "no effect"),
         (rule("{when: [{key: source.trustDomain, values: [a]}]}"), f"{W}.key", "without a waypoint"),
         ("spec: {selector: {}}", "spec.selector", "every pod"),
+        ("spec: {action: AUDIT}", "spec.rules", "does nothing"),
     ],
 )
 def test_warnings_leave_the_policy_in_use(text: str, field: str, words: str) -> None:

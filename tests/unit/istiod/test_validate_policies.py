@@ -119,7 +119,7 @@ TRAFFIC_EXTENSION = [
     error("{lua: {inlineCode: ''}}", "spec.lua.inlineCode", "missing"),
     error(f"{{lua: {{inlineCode: {'a' * 65537}}}}}", "spec.lua.inlineCode", "more than 65536"),
     error("{wasm: {}}", "spec.wasm.url", "missing"),
-    error("{wasm: {url: a}, match: [{ports: [{number: 0}]}]}", "spec.match[0].ports[0].number", "missing"),
+    error("{wasm: {url: a}, match: [{ports: [{number: 0}]}]}", "spec.match[0].ports[0].number", "less than 1"),
 ]
 
 P = "spec.configPatches[0]"
@@ -132,6 +132,14 @@ def patch(text: str, rest: str = "") -> str:
 
 ENVOY_FILTER = [
     error("{configPatches: [null]}", P, "found nothing"),
+    error(
+        patch(
+            "applyTo: HTTP_FILTER, match: {listener: {filterChain: {filter: {name: a, subFilter: {}}}}}, "
+            "patch: {operation: REMOVE}"
+        ),
+        f"{P}.match.listener.filterChain.filter.subFilter.name",
+        "which filter",
+    ),
     error(patch("patch: {operation: MERGE, value: {}}"), f"{P}.applyTo", "missing"),
     error(patch("applyTo: CLUSTER"), f"{P}.patch", "missing"),
     error(patch("applyTo: CLUSTER, patch: {value: {}}"), f"{P}.patch.operation", "missing"),
@@ -177,7 +185,10 @@ ENVOY_FILTER = [
     ),
 ]
 
-PROXY_CONFIG = [error("{concurrency: -1}", "spec.concurrency", "0")]
+PROXY_CONFIG = [
+    error("{concurrency: -1}", "spec.concurrency", "0"),
+    error("{selector: {matchLabels: {app: 'a*'}}}", "spec.selector.matchLabels.app", "wildcards"),
+]
 
 
 @pytest.mark.parametrize(

@@ -213,7 +213,10 @@ ACTIONS = [
     error(
         http(f"{TO}, retries: {{attempts: 2, retryOn: '5xx,resett'}}"), f"{R}.retries.retryOn", "did you mean reset?"
     ),
-    error(http(f"{TO}, retries: {{attempts: 2, retryOn: '700'}}"), f"{R}.retries.retryOn", "'700' is not one of"),
+    *(
+        error(http(f"{TO}, retries: {{attempts: 2, retryOn: '{n}'}}"), f"{R}.retries.retryOn", f"'{n}' is not one of")
+        for n in (99, 600)
+    ),
     error(http(f"{TO}, retries: {{attempts: 2, perTryTimeout: 0s}}"), f"{R}.retries.perTryTimeout", "shorter"),
     error(http(f"{TO}, mirror: {{host: a}}, mirrorPercentage: {{value: 101}}"), f"{R}.mirrorPercentage.value", "10"),
     warning(http(f"{TO}, mirror: {{host: a}}, mirrorPercent: 5"), f"{R}.mirrorPercent", "deprecated", "IST0002"),
@@ -293,7 +296,7 @@ def test_a_rule_all_of_whose_matches_are_taken_is_never_reached() -> None:
         match("headers: {a: {}, b: {regex: '*'}}, queryParams: {q: {regex: '*'}}"),
         http("route: [{destination: {host: a, subset: V1}, weight: 0}, {destination: {host: b}, weight: 3}]"),
         http(f"{TO}, timeout: 0s"),
-        http(f"{TO}, timeout: 1h30m, retries: {{attempts: 2, retryOn: '503, connect-failure', perTryTimeout: 100ms}}"),
+        http(f"{TO}, timeout: 1h30m, retries: {{attempts: 2, retryOn: '100,599, reset', perTryTimeout: 100ms}}"),
         http(f"{TO}, retries: {{attempts: 0}}"),
         http("match: [{uri: {prefix: /a}}], redirect: {prefixRewrite: /b, redirectCode: 308}"),
         http("directResponse: {status: 503, body: {string: sorry}}"),

@@ -150,7 +150,12 @@ def test_pods_and_services_of_a_waypoint_get_none_themselves() -> None:
 
 @pytest.mark.parametrize(
     ("weight", "weights"),
-    [("'10'", (90, 10)), ("'0'", (100, 0)), ("'100'", (0, 100)), ("'101'", ()), ("'x'", ()), ("'-1'", ()), ("''", ())],
+    [
+        ("'10'", (90, 10)),
+        ("'0'", (100, 0)),
+        ("'100'", (0, 100)),
+        *((text, ()) for text in ("'101'", "'0000999'", "'x'", "'-1'", "''", "'\u00b2'")),
+    ],
 )
 def test_a_canary_takes_its_share(weight: str, weights: tuple[int, ...]) -> None:
     labels = f"{USE}, istio.io/use-waypoint-canary: c"
@@ -186,6 +191,8 @@ def test_a_canary_on_the_namespace_does_not_join_a_primary_on_the_service() -> N
         ("PROXY", ApplicationTunnel(TunnelTarget.PROXY, 0)),
         ("NONE/80", ApplicationTunnel(TunnelTarget.NONE, 80)),
         ("NOPE", None),
+        ("PROXY/65536", None),
+        ("PROXY/\u00b2", None),
     ],
 )
 def test_a_third_party_waypoint_says_how_it_wants_its_traffic(binding: str, tunnel: ApplicationTunnel | None) -> None:
@@ -194,6 +201,88 @@ def test_a_third_party_waypoint_says_how_it_wants_its_traffic(binding: str, tunn
     mesh = Mesh(gateway(gateway_class="theirs", notes=notes) + service(USE) + own)
     assert mesh.workload(POD).application_tunnel == tunnel
     assert mesh.service(SERVICE).waypoint == BOUND
+
+
+def test_a_class_may_say_how_its_waypoints_want_their_traffic_unless_they_do() -> None:
+    notes = "annotations: {ambient.istio.io/waypoint-inbound-binding: PROXY/15088}"
+    theirs = (
+        "---\napiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\n"
+        f"metadata: {{name: theirs, {notes}}}\nspec: {{controllerName: example.com/c}}\n"
+    )
+    own = pod("gateway.networking.k8s.io/gateway-name: w")
+    mesh = Mesh(theirs + gateway(gateway_class="theirs") + service(USE) + own)
+    assert mesh.workload(POD).application_tunnel == ApplicationTunnel(TunnelTarget.PROXY, 15088)
+    assert mesh.service(SERVICE).waypoint == BOUND
+    mesh.put(gateway(gateway_class="theirs", notes="ambient.istio.io/waypoint-inbound-binding: NONE/80"))
+    assert mesh.workload(POD).application_tunnel == ApplicationTunnel(TunnelTarget.NONE, 80)
+
+
+def test_the_address_of_a_waypoint_names_the_namespace_of_its_service_and_the_network() -> None:
+    elsewhere = gateway(address="type: Hostname, value: w.infra.svc.cluster.local")
+    found = Mesh(elsewhere + service(USE)).service(SERVICE).waypoint
+    assert found == GatewayAddress(hostname=NamespacedHostname("infra", "w.infra.svc.cluster.local"))
+    foreign = gateway(gateway_class="istio-remote", address="type: Hostname, value: w.example.com")
+    found = Mesh(foreign + service(USE)).service(SERVICE).waypoint
+    assert found == GatewayAddress(hostname=NamespacedHostname("default", "w.example.com"))
+    system = namespace("topology.istio.io/network: n1", name="istio-system")
+    found = Mesh(system + gateway(address="value: 10.9.9.9") + service(USE)).service(SERVICE).waypoint
+    assert found == GatewayAddress(address=NetworkAddress("n1", bytes((10, 9, 9, 9))))
+
+
+def test_services_of_an_east_west_gateway_get_no_waypoint_nor_do_those_of_its_deployment() -> None:
+    for own in (
+        "gateway.networking.k8s.io/gateway-name: ew",
+        "gateway.istio.io/managed: istio.io-eastwest-controller",
+    ):
+        mesh = Mesh(gateway() + gateway("ew", gateway_class="istio-east-west") + namespace(USE) + service(own))
+        assert mesh.service(SERVICE).waypoint is None
+
+
+def test_a_remote_gateway_without_a_listener_for_tunnels_is_no_waypoint() -> None:
+    text = gateway(gateway_class="istio-remote").replace("protocol: HBONE", "protocol: TCP")
+    assert Mesh(text + service(USE)).service(SERVICE).waypoint is None
+
+
+def test_a_canary_may_be_in_another_namespace_that_admits() -> None:
+    labels = f"{USE}, istio.io/use-waypoint-canary: c, istio.io/use-waypoint-canary-namespace: infra"
+    notes = "istio.io/use-waypoint-canary-weight: '10'"
+    everybody = ", allowedRoutes: {namespaces: {from: All}}"
+    mesh = Mesh(gateway() + gateway("c", "infra", routes=everybody) + service(labels, notes))
+    canary = mesh.service(SERVICE).weighted_waypoints[1].destination
+    assert canary == GatewayAddress(hostname=NamespacedHostname("infra", "c.infra.svc.cluster.local"))
+
+
+@pytest.mark.parametrize(
+    ("binding", "bound"),
+    [("PROXY/15088", True), ("PROXY", True), ("PROXY/15089", False), ("NONE/15089", False), ("NONE", False)],
+)
+def test_the_listener_that_takes_the_traffic_of_a_third_party_waypoint_says_who_is_admitted(
+    binding: str, bound: bool
+) -> None:
+    notes = f"ambient.istio.io/waypoint-inbound-binding: {binding}"
+    routes = "}, {name: p, port: 15088, protocol: istio.io/PROXY, allowedRoutes: {namespaces: {from: All}}"
+    more = "}, {name: n, port: 15089, protocol: TCP"
+    text = gateway(namespace="infra", gateway_class="theirs", notes=notes, routes=routes + more)
+    mesh = Mesh(text + service(f"{USE}, istio.io/use-waypoint-namespace: infra"))
+    assert (mesh.service(SERVICE).waypoint is not None) is bound
+
+
+def test_an_entry_that_only_its_namespace_sees_gets_no_waypoint_of_another() -> None:
+    labels = f"{USE}, istio.io/use-waypoint-namespace: infra"
+    entry = (
+        "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: e, labels: {%s}}\n"
+        "spec: {hosts: [a.example], resolution: STATIC, ports: [{number: 80, name: http, protocol: HTTP}]}\n"
+    )
+    everybody = ", allowedRoutes: {namespaces: {from: All}}"
+    config = "serviceEntryVisibility: {defaultVisibility: NAMESPACE}"
+    hidden = f"---\nkind: ConfigMap\nmetadata: {{name: istio, namespace: istio-system}}\ndata: {{mesh: '{config}'}}\n"
+    mesh = Mesh(gateway() + gateway(namespace="infra", routes=everybody) + entry % labels)
+    assert mesh.service("default/a.example").waypoint is not None
+    mesh.put(hidden)
+    assert mesh.service("default/a.example").waypoint is None
+    mesh.put(entry % USE + service(labels))
+    assert mesh.service("default/a.example").waypoint == BOUND
+    assert mesh.service(SERVICE).waypoint is not None  # it is no ServiceEntry
 
 
 def test_a_remote_gateway_may_be_a_waypoint_unless_it_leads_to_another_network() -> None:
@@ -212,6 +301,13 @@ def test_the_identity_of_a_waypoint_is_let_in_on_demand() -> None:
     assert policy.action is PolicyAction.ALLOW
     assert policy.rules[0].clauses[0].matches[0].service_accounts[0].service_account == "acc"
     assert Mesh(text).workload(POD).authorization_policies == ()
+
+
+def test_the_waypoints_of_the_services_of_a_pod_are_let_in_too() -> None:
+    notes = "istio.io/use-waypoint-canary-weight: '10'"
+    text = gateway() + gateway("c") + service(f"{USE}, istio.io/use-waypoint-canary: c", notes) + pod("app: s")
+    keys = ("default/istio_allow_waypoint_default_w", "default/istio_allow_waypoint_default_c")
+    assert Mesh(text, MeshConfig(allow_waypoints=True)).workload(POD).authorization_policies == keys
 
 
 @pytest.mark.parametrize(

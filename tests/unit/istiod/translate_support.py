@@ -41,10 +41,10 @@ class Mesh:
 
     def put(self, text: str) -> None:
         changes = [self.store.put(key, value) for key, value in parsed(text)]
-        self._apply(changes)
+        self.apply(changes)
 
     def remove(self, *keys: Key) -> None:
-        self._apply([self.store.put(key, None) for key in keys])
+        self.apply([self.store.put(key, None) for key in keys])
 
     def workload(self, uid: str) -> Workload:
         found: Workload = self.translator.resources(ADDRESS_TYPE)[f"Kubernetes/{uid}"].workload
@@ -61,6 +61,7 @@ class Mesh:
         found: Authorization = self.translator.resources(AUTHORIZATION_TYPE)[key]
         return found
 
-    def _apply(self, changes: list[Change | None]) -> None:
+    def apply(self, changes: list[Change | None]) -> None:
+        """Take over what the store returned, as one batch."""
         self.translator.apply(change for change in changes if change is not None)
         assert self.translator.graph.failures == 0

@@ -351,7 +351,7 @@ REST = (
         + waypoint(namespace="w"),
         "Service web.default",
         "metadata.labels.istio.io/use-waypoint",
-        "CrossNamespaceWaypointForbidden",
+        "AttachmentDenied",
         obj("Service", "web", labels="istio.io/use-waypoint: wp, istio.io/use-waypoint-namespace: w")
         + waypoint(namespace="w", routes="allowedRoutes: {namespaces: {from: All}}"),
     ),

@@ -286,6 +286,10 @@ def test_a_service_entry_is_a_mesh_parent() -> None:
         "ResolvedRefs": RESOLVED,
         "ResolvedWaypoints": ("True", "ResolvedWaypoints"),
     }
+    world.put(entry.replace("ext.example.com", ""))
+    assert world.parents("HTTPRoute", "r")[0]["Accepted"] == ("False", "NoMatchingParent")
+    world.remove(("ServiceEntry", "default", "e"))
+    assert world.parents("HTTPRoute", "r")[0]["Accepted"] == ("False", "NoMatchingParent")
 
 
 def test_routes_of_connections_say_nothing_about_waypoints() -> None:

@@ -211,7 +211,7 @@ def tls_of(world: World) -> dict[int, l7.UpstreamTls | None]:
     return {port: policy.tls for port, policy in found.port_policies}
 
 
-SYSTEM = l7.UpstreamTls(trust=l7.Trust(system=True), sni="a.example", verify_sni=True)
+SYSTEM = l7.UpstreamTls(trust=l7.Trust(system=True), sni="a.example")
 PORTS = "[{name: http, port: 8080}, {name: alt, port: 8081}]"
 
 
@@ -223,11 +223,18 @@ PORTS = "[{name: http, port: 8080}, {name: alt, port: 8081}]"
         (policy(target=", sectionName: none"), {}),
         (
             policy("caCertificateRefs: [{kind: ConfigMap, name: ca}]", target=", sectionName: http"),
-            {8080: l7.UpstreamTls(trust=l7.Trust(config_map="default/ca"), sni="a.example", verify_sni=True)},
+            {8080: l7.UpstreamTls(trust=l7.Trust(config_maps=("default/ca",)), sni="a.example")},
+        ),
+        (
+            policy("caCertificateRefs: [{kind: ConfigMap, name: ca}, {kind: ConfigMap, name: b}]"),
+            dict.fromkeys(
+                (8080, 8081),
+                l7.UpstreamTls(trust=l7.Trust(config_maps=("default/ca", "default/b")), sni="a.example"),
+            ),
         ),
         (
             policy("caCertificateRefs: [{kind: ConfigMap, name: none}]", target=", sectionName: http"),
-            {8080: l7.UpstreamTls(trust=l7.Trust(), sni="a.example", verify_sni=True)},
+            {8080: l7.UpstreamTls(trust=l7.Trust(), sni="a.example")},
         ),
         (
             policy(
@@ -235,16 +242,12 @@ PORTS = "[{name: http, port: 8080}, {name: alt, port: 8081}]"
                 "[{type: Hostname, hostname: b.example}, {type: URI, uri: 'spiffe://x/y'}]",
                 target=", sectionName: http",
             ),
-            {
-                8080: l7.UpstreamTls(
-                    trust=l7.Trust(system=True), names=("b.example", "spiffe://x/y"), sni="a.example", verify_sni=False
-                )
-            },
+            {8080: l7.UpstreamTls(trust=l7.Trust(system=True), names=("b.example", "spiffe://x/y"), sni="a.example")},
         ),
     ],
 )
 def test_backend_tls(text: str, expected: dict[int, l7.UpstreamTls]) -> None:
-    world = World(gateway(), service(ports=PORTS), authorities(), route(), text)
+    world = World(gateway(), service(ports=PORTS), authorities(), authorities("b"), route(), text)
     assert tls_of(world) == expected
 
 
@@ -253,7 +256,7 @@ def test_a_policy_for_a_port_goes_before_one_for_the_service() -> None:
     world = World(gateway(), service(ports=PORTS), authorities(), route(), policy(), precise)
     found = tls_of(world)
     assert found[8080] == SYSTEM
-    assert found[8081] == l7.UpstreamTls(trust=l7.Trust(config_map="default/ca"), sni="a.example", verify_sni=True)
+    assert found[8081] == l7.UpstreamTls(trust=l7.Trust(config_maps=("default/ca",)), sni="a.example")
 
 
 def test_a_gateway_shows_its_own_certificate_to_backends_with_tls() -> None:
@@ -268,6 +271,19 @@ def test_a_gateway_shows_its_own_certificate_to_backends_with_tls() -> None:
     assert tls_of(world) == {8080: SYSTEM}
 
 
+def test_its_certificate_is_shown_also_where_a_destination_rule_asks_for_the_same_tls() -> None:
+    rule = (
+        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: dr}\n"
+        "spec: {host: a, trafficPolicy: {tls: {mode: SIMPLE, sni: a.example}}}"
+    )
+    client = "tls: {backend: {clientCertificateRef: {name: cert}}}"
+    world = World(gateway(more=client), service(), secret(), route(), policy(), rule)
+    found = tls_of(world)[8080]
+    assert found is not None
+    assert found.key == l7.KeyPair("default/cert")
+
+
+PLACES = [("a", 8080), ("b", 8081)]
 MESH_PARENT = "[{group: '', kind: Service, name: a}]"
 
 
@@ -283,6 +299,12 @@ def test_rules_of_a_service_by_port() -> None:
     )
     found = {port: [rule.name for rule in routes.http] for port, routes in world.mesh("a").items()}
     assert found == {8080: ["both"], 8081: ["exact", "both"]}
+
+
+def test_a_route_of_two_services_has_at_each_the_ports_that_are_named_for_it() -> None:
+    parents = ", ".join(f"{{group: '', kind: Service, name: {name}, port: {port}}}" for name, port in PLACES)
+    world = World(service(ports=PORTS), service("b", ports=PORTS), route(parents=f"[{parents}]"))
+    assert [(name, port) for name in ("a", "b") for port in world.mesh(name)] == PLACES
 
 
 def test_hostnames_of_a_route_say_nothing_in_the_mesh() -> None:

@@ -153,11 +153,11 @@ def test_a_grant_opens_another_namespace(to: str) -> None:
         ("gateway.istio.io/tls-terminate-mode: ISTIO_SIMPLE", l7.ListenerTls(mesh=True)),
         (
             "gateway.istio.io/tls-terminate-mode: MUTUAL",
-            l7.ListenerTls((l7.KeyPair("default/cert"),), l7.ClientAuth.REQUIRED, l7.Trust(secret="default/cert")),
+            l7.ListenerTls((l7.KeyPair("default/cert"),), l7.ClientAuth.REQUIRED, l7.Trust(("default/cert",))),
         ),
         (
             "gateway.istio.io/tls-terminate-mode: OPTIONAL_MUTUAL",
-            l7.ListenerTls((l7.KeyPair("default/cert"),), l7.ClientAuth.OPTIONAL, l7.Trust(secret="default/cert")),
+            l7.ListenerTls((l7.KeyPair("default/cert"),), l7.ClientAuth.OPTIONAL, l7.Trust(("default/cert",))),
         ),
         (
             "gateway.istio.io/tls-cipher-suites: 'A, B'",
@@ -169,6 +169,13 @@ def test_options_choose_how_tls_ends(options: str, tls: l7.ListenerTls) -> None:
     world = World(gateway(listeners(f"{HTTPS}, tls: {{{CERT}, options: {{{options}}}}}")), secret())
     (listener,) = world.config().listeners
     assert listener.tls == tls
+
+
+def test_a_mode_that_does_not_exist_is_refused_and_not_taken_for_a_weaker_one() -> None:
+    option = "options: {gateway.istio.io/tls-terminate-mode: mutual}"
+    world = World(gateway(listeners(f"{HTTPS}, tls: {{{CERT}, {option}}}")), secret())
+    assert world.listener_reasons("web")["Accepted"] == ("False", "UnsupportedValue")
+    assert world.config().listeners == ()
 
 
 @pytest.mark.parametrize(
@@ -198,6 +205,8 @@ def test_listeners_of_a_gateway_that_exclude_each_other_are_both_refused(items: 
     assert world.listener_reasons("a")["Conflicted"] == (status, reason)
     if reason != "NoConflicts":
         assert world.listener_reasons("b")["Conflicted"] == ("True", reason)
+        (condition,) = (one for one in world.listener("a")["conditions"] if one["type"] == "Conflicted")
+        assert ("hostname" in condition["message"]) == (reason == "HostnameConflict")
         assert world.listener_reasons("b")["Accepted"] == ("False", reason)
         assert world.config().listeners == ()
         assert world.conditions("Gateway", "gw")["Accepted"] == ("False", "ListenersNotValid")
@@ -307,8 +316,42 @@ def test_client_certificates_of_a_frontend(
         assert found["ResolvedRefs"] == ("True", "ResolvedRefs")
         (listener,) = world.config().listeners
         assert listener.tls is not None
-        assert (listener.tls.client, listener.tls.trust) == (client, l7.Trust(config_map="default/ca"))
+        assert (listener.tls.client, listener.tls.trust) == (client, l7.Trust(config_maps=("default/ca",)))
         assert insecure == (("True", "ConfigurationChanged") if "Insecure" in validation else None)
+
+
+@pytest.mark.parametrize("field", ["tls.crt", "tls.key"])
+def test_a_secret_with_half_a_pair_lacks_the_other_half(field: str) -> None:
+    text = f"apiVersion: v1\nkind: Secret\nmetadata: {{name: cert}}\ndata: {{{field}: aGVsbG8=}}"
+    world = World(gateway(listeners(f"{HTTPS}, tls: {{{CERT}}}")), text)
+    (condition,) = (one for one in world.listener("web")["conditions"] if one["type"] == "ResolvedRefs")
+    assert condition["reason"] == "InvalidCertificateRef"
+    assert "lacks tls.crt or tls.key" in condition["message"]
+
+
+def test_every_authority_of_a_frontend_counts() -> None:
+    refs = "[{kind: ConfigMap, name: ca}, {kind: ConfigMap, name: more}]"
+    frontend = f"tls: {{frontend: {{default: {{validation: {{caCertificateRefs: {refs}}}}}}}}}"
+    documents = (secret(), authorities(), authorities("more"))
+    world = World(gateway(listeners(f"{HTTPS}, tls: {{{CERT}}}"), frontend), *documents)
+    (listener,) = world.config().listeners
+    assert listener.tls is not None
+    assert listener.tls.trust == l7.Trust(config_maps=("default/ca", "default/more"))
+
+
+def test_the_first_of_several_faults_is_told() -> None:
+    both = "tls: {frontend: {default: {validation: {caCertificateRefs: [{kind: ConfigMap, name: none}]}}}}"
+    world = World(gateway(listeners(f"{HTTPS}, tls: {{{CERT}}}"), both))
+    assert world.listener_reasons("web")["ResolvedRefs"] == ("False", "InvalidCertificateRef")
+    world.put(secret())
+    assert world.listener_reasons("web")["ResolvedRefs"] == ("False", "InvalidCACertificateRef")
+    refs = "tls: {certificateRefs: [{name: none}, {name: cert, namespace: other}]}"
+    world = World(gateway(listeners(f"{HTTPS}, {refs}")))
+    assert world.listener_reasons("web")["ResolvedRefs"] == ("False", "InvalidCertificateRef")
+    ca_refs = "[{kind: ConfigMap, name: none}, {kind: Service, name: ca}]"
+    frontend = f"tls: {{frontend: {{default: {{validation: {{caCertificateRefs: {ca_refs}}}}}}}}}"
+    world = World(gateway(listeners(f"{HTTPS}, tls: {{{CERT}}}"), frontend), secret())
+    assert world.listener_reasons("web")["ResolvedRefs"] == ("False", "InvalidCACertificateRef")
 
 
 def test_a_port_has_its_own_frontend_validation() -> None:

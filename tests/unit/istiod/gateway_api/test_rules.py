@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from meshcore import l7
@@ -81,8 +82,9 @@ def test_http_matches(match: str, expected: l7.HttpMatch | None) -> None:
         ("service: foo.Bar, method: Login", TextKind.EXACT, "/foo.Bar/Login"),
         ("service: foo.Bar", TextKind.PREFIX, "/foo.Bar/"),
         ("method: Login", TextKind.REGEX, "/[^/]+/Login"),
-        ("type: RegularExpression, service: 'foo.*', method: 'Lo.*'", TextKind.REGEX, "/foo.*/Lo.*"),
-        ("type: RegularExpression, service: 'foo.*'", TextKind.REGEX, "/foo.*/[^/]+"),
+        ("type: RegularExpression, service: 'foo.*', method: 'Lo.*'", TextKind.REGEX, "/(?:foo.*)/(?:Lo.*)"),
+        ("type: RegularExpression, service: 'a|b', method: 'c|d'", TextKind.REGEX, "/(?:a|b)/(?:c|d)"),
+        ("type: RegularExpression, service: 'foo.*'", TextKind.REGEX, "/(?:foo.*)/[^/]+"),
     ],
 )
 def test_grpc_methods_are_paths(method: str, kind: TextKind, value: str) -> None:
@@ -125,6 +127,10 @@ def test_weights(refs: str, backends: list[tuple[str, int, int]]) -> None:
         (
             "path: {type: ReplaceFullPath, replaceFullPath: /new}",
             l7.Redirect(302, port=80, path=l7.PathRewrite(RewriteKind.FULL, "/new")),
+        ),
+        (
+            "path: {type: ReplaceFullPath, replaceFullPath: ''}",
+            l7.Redirect(302, port=80, path=l7.PathRewrite(RewriteKind.FULL, "/")),
         ),
         (
             "path: {type: ReplacePrefixMatch, replacePrefixMatch: /new/}",
@@ -183,10 +189,43 @@ def test_headers_of_requests_and_responses() -> None:
 
 
 def test_a_backend_has_headers_of_its_own() -> None:
-    modifier = "{type: RequestHeaderModifier, requestHeaderModifier: {add: [{name: V, value: two}]}}"
-    rule = only(f"backendRefs: [{{name: a, port: 8080, filters: [{modifier}]}}]")
+    request = "{type: RequestHeaderModifier, requestHeaderModifier: {add: [{name: V, value: two}]}}"
+    response = "{type: ResponseHeaderModifier, responseHeaderModifier: {remove: [W]}}"
+    rule = only(f"backendRefs: [{{name: a, port: 8080, filters: [{request}, {response}]}}]")
     assert isinstance(rule.action, l7.Forward)
-    assert rule.action.backends[0].request_headers == l7.HeaderOps(add=(("v", "two"),))
+    (backend,) = rule.action.backends
+    assert backend.request_headers == l7.HeaderOps(add=(("v", "two"),))
+    assert backend.response_headers == l7.HeaderOps(remove=("w",))
+
+
+def test_the_header_host_is_the_authority() -> None:
+    def modifier(host: str) -> str:
+        change = f"set: [{{name: Host, value: {host}}}, {{name: A, value: b}}], add: [{{name: host, value: c}}]"
+        return f"{{type: RequestHeaderModifier, requestHeaderModifier: {{{change}, remove: [hOst]}}}}"
+
+    backend = f"{{name: a, port: 8080, filters: [{modifier('two')}]}}"
+    rule = only(f"filters: [{modifier('one')}], backendRefs: [{backend}]")
+    ops = l7.HeaderOps((("a", "b"),))
+    assert rule.request_headers == ops
+    target = msgspec.structs.replace(BACKEND, request_headers=ops, authority="two")
+    assert rule.action == l7.Forward((target,), authority="one")
+    rewrite = "{type: URLRewrite, urlRewrite: {hostname: three}}"
+    for filters in (f"{modifier('one')}, {rewrite}", f"{rewrite}, {modifier('one')}"):
+        action = only(f"filters: [{filters}], {A}").action
+        assert isinstance(action, l7.Forward)
+        assert action.authority == "three"
+
+
+def test_the_first_of_several_faults_is_told() -> None:
+    wrong = ("matches: [{path: {type: RegularExpression, value: '('}}]", "timeouts: {request: 1y}")
+    for first, second in (wrong, wrong[::-1]):
+        world = World(gateway(), service(), route(f"rules: [{{name: one, {first}}}, {{name: two, {second}}}]"))
+        (status,) = world.status("HTTPRoute", "r")["parents"]
+        messages = [one["message"] for one in status["conditions"] if one["type"] == "Accepted"]
+        assert [text.startswith("one: ") for text in messages] == [True]
+    refs = "[{name: none, port: 1}, {kind: Nothing, name: a}]"
+    world = World(gateway(), route(f"rules: [{{backendRefs: {refs}}}]"))
+    assert world.parents("HTTPRoute", "r")[0]["ResolvedRefs"] == ("False", "BackendNotFound")
 
 
 @pytest.mark.parametrize(

@@ -249,3 +249,17 @@ def test_what_another_controller_wrote_keeps_its_times() -> None:
     status = {"parents": [{"parentRef": {"name": "a"}, "controllerName": "x", "conditions": [theirs]}]}
     found = timed(StatusPatch("HTTPRoute", "d", "r", "m", status), {})
     assert found["parents"][0]["conditions"] == [theirs]
+
+
+def test_a_policy_tells_of_as_many_gateways_as_the_api_server_takes() -> None:
+    names = [f"g{number:02}" for number in range(17)]
+    routes = (route(name=name, parents=f"[{{name: {name}}}]") for name in names)
+    world = World(service(), policy(), *(gateway(name=name) for name in names), *routes)
+    ancestors = world.status("BackendTLSPolicy", "p")["ancestors"]
+    assert [one["ancestorRef"]["name"] for one in ancestors] == names[:16]
+
+
+def test_a_gateway_without_listeners_is_not_accepted() -> None:
+    found = World(gateway("[]")).conditions("Gateway", "gw")
+    assert found["Accepted"] == ("False", "ListenersNotValid")
+    assert found["Programmed"] == ("False", "Invalid")

@@ -168,7 +168,7 @@ def test_outlier_detection(settings: str, expected: l7.OutlierDetection) -> None
     [
         ("{mode: DISABLE}", None),  # inside the tunnel there is nothing to disable
         ("{mode: ISTIO_MUTUAL}", None),
-        ("{mode: SIMPLE}", l7.UpstreamTls(trust=l7.Trust(system=True), verify_sni=True)),
+        ("{mode: SIMPLE}", l7.UpstreamTls(trust=l7.Trust(system=True))),
         (
             "{mode: SIMPLE, sni: s, subjectAltNames: [a], caCertificates: /ca.pem, caCrl: /crl.pem}",
             l7.UpstreamTls(None, l7.Trust(file="/ca.pem", crl_file="/crl.pem"), ("a",), "s"),
@@ -176,19 +176,27 @@ def test_outlier_detection(settings: str, expected: l7.OutlierDetection) -> None
         ("{mode: SIMPLE, insecureSkipVerify: true, subjectAltNames: [a]}", l7.UpstreamTls()),
         (
             "{mode: SIMPLE, credentialName: c}",
-            l7.UpstreamTls(trust=l7.Trust(secret="default/c"), verify_sni=True),
+            l7.UpstreamTls(trust=l7.Trust(("default/c",))),
+        ),
+        (
+            "{mode: SIMPLE, credentialName: 'kubernetes://default/c'}",
+            l7.UpstreamTls(trust=l7.Trust(("default/c",))),
+        ),
+        (  # a Secret of another namespace is nobody's to use: no handshake succeeds
+            "{mode: MUTUAL, credentialName: 'kubernetes://other/c'}",
+            l7.UpstreamTls(l7.KeyPair(), l7.Trust()),
         ),
         (
             "{mode: SIMPLE, credentialName: 'configmap://other/c'}",
-            l7.UpstreamTls(trust=l7.Trust(config_map="other/c"), verify_sni=True),
+            l7.UpstreamTls(trust=l7.Trust(config_maps=("other/c",))),
         ),
         (
             "{mode: MUTUAL, credentialName: c, subjectAltNames: [a]}",
-            l7.UpstreamTls(l7.KeyPair(secret="default/c"), l7.Trust(secret="default/c"), ("a",)),
+            l7.UpstreamTls(l7.KeyPair(secret="default/c"), l7.Trust(("default/c",)), ("a",)),
         ),
         (
             "{mode: MUTUAL, clientCertificate: /c, privateKey: /k, caCertificates: /ca}",
-            l7.UpstreamTls(l7.KeyPair("", "/c", "/k"), l7.Trust(file="/ca"), verify_sni=True),
+            l7.UpstreamTls(l7.KeyPair("", "/c", "/k"), l7.Trust(file="/ca")),
         ),
     ],
 )
@@ -259,6 +267,26 @@ subsets:
         (80, TrafficPolicy(pool=ConnectionPool(max_retries=5))),  # the top's port, then the subset's section
         (70, TrafficPolicy(round_robin)),
     )
+
+
+def test_a_subset_keeps_the_sections_it_does_not_name_and_replaces_the_others() -> None:
+    top = (
+        "tunnel: {targetHost: t, targetPort: 1}, proxyProtocol: {version: V2}, retryBudget: {percent: 10}, "
+        "tls: {mode: SIMPLE, sni: s}, outlierDetection: {interval: 1s}"
+    )
+    own = (
+        "tunnel: {targetHost: u, targetPort: 2}, proxyProtocol: {}, retryBudget: {percent: 20}, "
+        "tls: {mode: SIMPLE, sni: v}, outlierDetection: {interval: 2s}"
+    )
+    settings = "loadBalancer: {simple: RANDOM}"
+    spec = f"host: reviews\ntrafficPolicy: {{{top}}}\nsubsets:\n"
+    subsets = "".join(
+        f"- {{name: {name}, trafficPolicy: {{{text}}}}}\n" for name, text in (("a", settings), ("b", own))
+    )
+    kept, replaced = (one.policy for one in Mesh(rule(spec + subsets)).destination().subsets)
+    assert kept == policy(f"{top}, {settings}")
+    assert replaced == policy(own)
+    assert replaced != policy(top)
 
 
 def limited(number: int, host: str, name: str, **meta: Any) -> str:
@@ -332,13 +360,45 @@ def test_names_of_a_service_entry_are_what_its_certificate_must_have() -> None:
 
 
 def test_a_backend_tls_policy_goes_before_destination_rules() -> None:
-    wanted = l7.UpstreamTls(trust=l7.Trust(config_map="default/ca"), sni="x")
+    wanted = l7.UpstreamTls(trust=l7.Trust(config_maps=("default/ca",)), sni="x")
 
     def backend_tls(_view: View, _namespace: str, _hostname: str, port: int) -> l7.UpstreamTls | None:
         return wanted if port == 80 else None
 
     text = rule("host: reviews\ntrafficPolicy: {tls: {mode: SIMPLE}}\nsubsets: [{name: a}]")
     destination = Mesh(text, seams=Seams(backend_tls=backend_tls)).destination()
-    assert destination.policy.tls == l7.UpstreamTls(trust=l7.Trust(system=True), verify_sni=True)
+    assert destination.policy.tls == l7.UpstreamTls(trust=l7.Trust(system=True))
     assert [(number, one.tls) for number, one in destination.port_policies] == [(80, wanted)]
     assert [(number, one.tls) for number, one in destination.subsets[0].ports] == [(80, wanted)]
+
+
+ROOT_RULE = "host: '*.local'\ntrafficPolicy: {loadBalancer: {simple: RANDOM}}"
+ROOT_WAYPOINT = """
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: wp, namespace: istio-system}
+spec:
+  gatewayClassName: istio-waypoint
+  listeners: [{name: mesh, port: 15008, protocol: HBONE, allowedRoutes: {namespaces: {from: All}}}]
+status: {addresses: [{type: Hostname, value: wp.istio-system.svc.cluster.local}]}
+---
+kind: Namespace
+metadata: {name: default, labels: {istio.io/use-waypoint: wp, istio.io/use-waypoint-namespace: istio-system}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("export", "more", "expected"),
+    [
+        ("", (), LbAlgorithm.RANDOM),
+        ("", (rule("host: reviews\ntrafficPolicy: {loadBalancer: {simple: PASSTHROUGH}}"),), LbAlgorithm.PASSTHROUGH),
+        ("exportTo: ['.']", (rule("host: reviews\nsubsets: [{name: a}]"),), LbAlgorithm.RANDOM),
+        ("exportTo: [istio-system]", (rule("host: reviews\nsubsets: [{name: a}]"),), LbAlgorithm.RANDOM),
+        ("exportTo: ['.', b]", (rule("host: reviews\nsubsets: [{name: a}]"),), LbAlgorithm.LEAST_REQUEST),
+    ],
+)
+def test_a_client_in_the_root_namespace_takes_what_is_for_everybody_last(
+    export: str, more: Sequence[str], expected: LbAlgorithm
+) -> None:
+    mesh = Mesh(ROOT_WAYPOINT, rule(f"{ROOT_RULE}\n{export}", "root", namespace="istio-system"), *more)
+    assert mesh.destination().policy.lb.algorithm is expected

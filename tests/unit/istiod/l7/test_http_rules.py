@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from istiod.validate.http_route import GRPC_STATUSES, RETRY_ON
 from meshcore import l7
 from meshcore.l7 import Backend, Forward, HeaderOps, HttpMatch, NamedMatch, RetryOn, TextKind, TextMatch
 from tests.unit.istiod.l7.support import DETAILS, RATINGS, REVIEWS, Mesh, mesh_config, virtual_service
@@ -18,6 +19,7 @@ DEFAULT_RETRY = l7.Retry(
     | RetryOn.GRPC_CANCELLED
     | RetryOn.RETRIABLE_STATUS_CODES,
 )
+GRPC_CAUSES = ("cancelled", "deadline-exceeded", "internal", "resource-exhausted", "unavailable")
 TO_REVIEWS = "route: [{destination: {host: reviews}}]"
 
 
@@ -122,6 +124,7 @@ def forward(rule: str) -> Forward:
         ("{destination: {host: reviews, port: {number: 70}}}", (Backend(REVIEWS, 70),)),
         ("{destination: {host: ratings}}", (Backend(RATINGS, 8080),)),  # its only port
         ("{destination: {host: details.other.svc.cluster.local}}", (Backend(DETAILS, 9080),)),
+        ("{destination: {host: details.other.svc.cluster.local.}}", (Backend(DETAILS, 9080),)),
         ("{destination: {host: details}}", (Backend(status=503),)),  # a short name is of the own namespace
         ("{destination: {host: ratings, port: {number: 1}}}", (Backend(status=503),)),
         (
@@ -335,6 +338,8 @@ def test_a_delegate_takes_what_it_does_not_say_from_the_root() -> None:
         ("uri: {prefix: /b}", None),
         ("uri: {exact: /b}", None),
         ("uri: {regex: '/a/.*'}", None),
+        ("port: 80", TextMatch(TextKind.PREFIX, "/a")),
+        ("sourceNamespace: default", TextMatch(TextKind.PREFIX, "/a")),
         ("headers: {x: {exact: z}}", None),
         ("uri: {prefix: /a}, ignoreUriCase: true", None),
     ],
@@ -364,11 +369,127 @@ def test_names_that_move_to_a_delegate_keep_their_namespace() -> None:
     root = """
 hosts: [reviews]
 http:
-  - match: [{gateways: [mesh, gw]}]
+  - match: [{gateways: [mesh, gw, old.other]}]
     mirror: {host: ratings}
     delegate: {name: d, namespace: other}
 """
-    inner = "http: [{match: [{gateways: [mesh, default/gw]}], route: [{destination: {host: details}}]}]"
+    inner = "http: [{match: [{gateways: [mesh, default/gw, old.other]}], route: [{destination: {host: details}}]}]"
     (rule,) = Mesh(virtual_service(root), virtual_service(inner, "d", namespace="other")).rules()
     assert rule.mirrors == (l7.Mirror(Backend(RATINGS, 8080)),)
     assert rule.action == Forward((Backend(DETAILS, 9080),))
+
+
+@pytest.mark.parametrize(
+    ("root", "inner", "merged"),
+    [
+        ("uri: {regex: /a}", "uri: {exact: /a}", None),
+        ("uri: {regex: /a}", "method: {exact: GET}", HttpMatch(TextMatch(TextKind.REGEX, "/a"), exact("GET"))),
+        ("uri: {exact: /a}", "uri: {exact: /a}", HttpMatch(exact("/a"))),
+        ("uri: {exact: /a}", "uri: {prefix: /a}", None),
+        ("method: {exact: GET}", "method: {exact: PUT}", None),
+        ("scheme: {exact: http}", "scheme: {exact: https}", None),
+        ("authority: {exact: a}", "authority: {exact: b}", None),
+        ("withoutHeaders: {a: {exact: b}}", "withoutHeaders: {a: {exact: c}}", None),
+        ("queryParams: {a: {exact: b}}", "queryParams: {a: {exact: c}}", None),
+        (
+            "queryParams: {a: {exact: b}}",
+            "queryParams: {c: {exact: d}}",
+            HttpMatch(query=(NamedMatch("a", exact("b")), NamedMatch("c", exact("d")))),
+        ),
+        ("scheme: {exact: b}", "uri: {exact: /a}", HttpMatch(path=exact("/a"), scheme=exact("b"))),
+        ("method: {exact: b}", "uri: {exact: /a}", HttpMatch(path=exact("/a"), method=exact("b"))),
+        ("authority: {exact: b}", "uri: {exact: /a}", HttpMatch(path=exact("/a"), authority=exact("b"))),
+        (
+            "headers: {a: {exact: b}}, withoutHeaders: {c: {exact: d}}",
+            "headers: {e: {exact: f}}, withoutHeaders: {g: {exact: h}}",
+            HttpMatch(
+                headers=(
+                    NamedMatch("a", exact("b")),
+                    NamedMatch("e", exact("f")),
+                    NamedMatch("c", exact("d"), negated=True),
+                    NamedMatch("g", exact("h"), negated=True),
+                )
+            ),
+        ),
+        ("sourceLabels: {a: b}", "uri: {exact: /a}", None),  # which a waypoint never sees
+        ("port: 80", "port: 70", None),
+        ("sourceNamespace: default", "sourceNamespace: other", None),
+        ("gateways: [mesh]", "gateways: [mesh, default/gw]", None),
+    ],
+)
+def test_the_conditions_of_root_and_delegate(root: str, inner: str, merged: HttpMatch | None) -> None:
+    first = f"match: [{{{root}}}], delegate: {{name: d}}"
+    spec = f"hosts: [reviews]\nhttp: [{{{first}}}]"
+    rule = virtual_service(f"http: [{{name: d, match: [{{{inner}}}], {TO_REVIEWS}}}]", "d")
+    found = Mesh(virtual_service(spec), rule).rules()
+    assert [one.match for one in found if one.name == "d"] == ([] if merged is None else [merged])
+
+
+@pytest.mark.parametrize("word", RETRY_ON)
+def test_every_cause_of_a_retry_that_the_checks_know(word: str) -> None:
+    causes = {"5xx": "HTTP_5XX"} | {word: f"GRPC_{word.upper().replace('-', '_')}" for word in GRPC_CAUSES}
+    found = http(f"retries: {{attempts: 1, retryOn: {word}}}, {TO_REVIEWS}").retry
+    assert found is not None
+    assert found.on == RetryOn[causes.get(word, word.upper().replace("-", "_"))]
+
+
+@pytest.mark.parametrize(("number", "name"), list(enumerate(GRPC_STATUSES)))
+def test_every_grpc_status_of_an_abort(number: int, name: str) -> None:
+    found = http(f"fault: {{abort: {{grpcStatus: {name}, percentage: {{value: 100}}}}}}, {TO_REVIEWS}").fault
+    assert found == l7.Fault(abort_share=1_000_000, grpc_status=number)
+
+
+INHERITED = """
+hosts: [reviews]
+http:
+  - match: [{uri: {prefix: /a}}]
+    delegate: {name: d}
+    rewrite: {uri: /root}
+    retries: {attempts: 7}
+    fault: {abort: {httpStatus: 500, percentage: {value: 100}}}
+    mirror: {host: ratings}
+    mirrorPercentage: {value: 50}
+    corsPolicy: {allowMethods: [GET]}
+    headers: {request: {remove: [a]}, response: {add: {b: c}}}
+"""
+OWN = (
+    "rewrite: {uri: /own}, retries: {attempts: 8}, fault: {abort: {httpStatus: 501, percentage: {value: 100}}}, "
+    "mirror: {host: reviews}, mirrorPercentage: {value: 25}, corsPolicy: {allowMethods: [PUT]}, "
+    "headers: {request: {remove: [d]}}, timeout: 1s"
+)
+
+
+def test_each_field_is_the_delegates_own_or_else_the_roots() -> None:
+    def summary(own: str) -> tuple[object, ...]:
+        inner = f"http: [{{{own}{TO_REVIEWS}}}]"
+        (rule,) = Mesh(virtual_service(INHERITED), virtual_service(inner, "d")).rules()
+        assert isinstance(rule.action, Forward)
+        assert rule.action.path is not None
+        assert rule.retry is not None
+        assert rule.fault is not None
+        assert rule.cors is not None
+        assert rule.request_headers is not None
+        assert rule.response_headers is not None
+        ((mirror, part),) = ((one.backend.service, one.share) for one in rule.mirrors)
+        return (
+            rule.action.path.value,
+            rule.retry.attempts,
+            rule.fault.status,
+            (mirror, part),
+            rule.cors.methods,
+            rule.request_headers.remove,
+            rule.response_headers.add,
+            rule.timeout_ms,
+        )
+
+    assert summary("") == ("/root", 7, 500, (RATINGS, 500_000), ("GET",), ("a",), (("b", "c"),), 0)
+    assert summary(f"{OWN}, ") == ("/own", 8, 501, (REVIEWS, 250_000), ("PUT",), ("a", "d"), (("b", "c"),), 1000)
+
+
+@pytest.mark.parametrize(
+    ("root", "inner"), [("", "match: [{uri: {exact: /a}}], "), ("match: [{uri: {exact: /a}}], ", "")]
+)
+def test_a_side_without_conditions_takes_those_of_the_other(root: str, inner: str) -> None:
+    first = virtual_service(f"hosts: [reviews]\nhttp: [{{{root}delegate: {{name: d}}}}]")
+    (rule,) = Mesh(first, virtual_service(f"http: [{{{inner}{TO_REVIEWS}}}]", "d")).rules()
+    assert rule.match == HttpMatch(path=exact("/a"))

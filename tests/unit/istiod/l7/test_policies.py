@@ -156,6 +156,10 @@ rules:
         ("td/ns/a/sa/b", ["td/ns/a/sa/b", "old/ns/a/sa/b"]),
         ("old/ns/a/sa/b", ["td/ns/a/sa/b", "old/ns/a/sa/b"]),
         ("else/ns/a/sa/b", ["else/ns/a/sa/b"]),
+        ("cluster.local/ns/a/sa/b", ["td/ns/a/sa/b", "old/ns/a/sa/b"]),  # the own one, whatever it is called
+        ("*/ns/a/sa/b", ["/ns/a/sa/b"]),
+        ("o*/ns/a/sa/b", ["td/ns/a/sa/b", "o*/ns/a/sa/b"]),
+        ("td/ns/a", ["td/ns/a"]),  # no identity that could be renamed
         ("*d/ns/a/sa/b", ["d/ns/a/sa/b"]),  # a suffix of every alias: it stays
     ],
 )
@@ -260,7 +264,9 @@ extensionProviders:
       headersToDownstreamOnDeny: ['*f']
       clearRouteCache: true
   - name: rpc
-    envoyExtAuthzGrpc: {service: default/gone.example, port: 1}
+    envoyExtAuthzGrpc: {service: default/gone.example, port: 1, failOpen: true}
+  - name: gone
+    envoyExtAuthzHttp: {service: ratings.default.svc.cluster.local, port: 1, failOpen: true}
 """
 
 
@@ -293,10 +299,29 @@ def test_an_http_authorizer_with_its_destination() -> None:
 
 
 def test_an_authorizer_that_is_not_there_denies() -> None:
-    assert custom("rpc").service().policies.authorizers == (
-        l7.Authorizer("rpc", l7.AuthorizerKind.GRPC, l7.Backend(status=503)),
+    for name in ("rpc", "gone", "unknown"):
+        assert custom(name).service().policies.authorizers == (l7.Authorizer(name),)
+
+
+@pytest.mark.parametrize(
+    ("service", "expected"),
+    [
+        ("ratings", RATINGS),  # of the namespace of the waypoint
+        ("other/details", "other/details.other.svc.cluster.local"),
+        ("other/api.example", "other/api.example"),
+        ("api.example", "default/api.example"),
+        ("nobody/api.example", ""),
+    ],
+)
+def test_ways_to_name_the_service_of_a_provider(service: str, expected: str) -> None:
+    entry = "hosts: [api.example]\nresolution: DNS\nports: [{number: 1, name: http}]"
+    provider = f"extensionProviders: [{{name: p, envoyExtAuthzGrpc: {{service: {service}, port: %d}}}}]"
+    mesh = Mesh(
+        policy("action: CUSTOM\nprovider: {name: p}\nrules: [{}]"),
+        mesh_config(provider % (8080 if service == "ratings" else 9080 if "details" in service else 1)),
+        *(obj("ServiceEntry", "e", entry, namespace=namespace) for namespace in ("default", "other")),
     )
-    assert custom("unknown").service().policies.authorizers == (l7.Authorizer("unknown"),)
+    assert [one.backend.service for one in mesh.service().policies.authorizers] == [expected]
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,15 @@ def test_the_mesh_sets_the_retries_of_the_default_rule(policy: str, retry: l7.Re
         ("{name: grpc-web, port: 1}", Protocol.GRPC_WEB),
         ("{name: x, port: 1, appProtocol: kubernetes.io/h2c}", Protocol.HTTP2),
         ("{name: x, port: 1, appProtocol: kubernetes.io/ws}", Protocol.HTTP),
+        ("{name: x, port: 1, appProtocol: kubernetes.io/wss}", Protocol.HTTP),
         ("{name: http, port: 1, appProtocol: tcp}", Protocol.TCP),
+        ("{name: HTTP, port: 1}", Protocol.HTTP),
+        ("{name: h2c, port: 1}", Protocol.HTTP2),
+        ("{name: grpc-web-a, port: 1}", Protocol.GRPC_WEB),
+        ("{name: mysql, port: 1}", Protocol.TCP),
+        ("{name: redis-a, port: 1}", Protocol.TCP),
+        ("{name: mail, port: 25}", Protocol.TCP),
+        ("{name: http, port: 25}", Protocol.HTTP),
         ("{name: https-a, port: 1}", Protocol.TLS),
         ("{name: mongo, port: 1}", Protocol.TCP),
         ("{name: db, port: 3306}", Protocol.TCP),
@@ -213,7 +221,10 @@ def test_routes_of_the_gateway_api_go_first() -> None:
 ENTRY = """
 hosts: [api.example.com, '*.wild.example.com']
 resolution: %s
-ports: [{number: 80, name: http, protocol: HTTP}, {number: 443, name: https, protocol: HTTPS}]
+ports:
+  - {number: 80, name: http, protocol: HTTP}
+  - {number: 443, name: https, protocol: HTTPS}
+  - {number: 53, name: dns, protocol: UDP}
 """
 
 
@@ -235,6 +246,7 @@ def test_hosts_of_service_entries(resolution: str, expected: l7.Resolution) -> N
     )
     assert mesh.port(80, "default/api.example.com").http[0].name == "vs"
     assert mesh.port(443, "default/api.example.com").protocol is Protocol.TLS
+    assert [port.number for port in mesh.service("default/api.example.com").ports] == [80, 443]
     assert mesh.port(80, "default/*.wild.example.com").http[0].action == Forward(
         (Backend("default/api.example.com", 80),)
     )

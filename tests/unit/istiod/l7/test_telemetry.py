@@ -123,6 +123,8 @@ def test_the_mesh_logs_and_one_namespace_does_not() -> None:
     mesh = mesh_config("{accessLogFile: /dev/stdout, accessLogEncoding: JSON}")
     assert observed(mesh).access_logs == (AccessLog(Sink("envoy", SinkKind.FILE, path="/dev/stdout", json=True)),)
     assert observed(mesh, telemetry("accessLogging: [{disabled: true}]")).access_logs == ()
+    chosen = mesh_config(f"defaultProviders: {{accessLogging: [text]}}\naccessLogFile: /dev/stdout{LOGS}")
+    assert [one.sink.name for one in observed(chosen).access_logs] == ["text"]
     elsewhere = observed(
         mesh_config(f"accessLogFile: /dev/stdout{LOGS}"), telemetry("accessLogging: [{providers: [{name: fields}]}]")
     )
