@@ -21,7 +21,7 @@ from istiod.kube.client import KubeClient
 from istiod.kube.errors import NotFound
 from istiod.kube.tasks import until_stopped
 from istiod.metrics import Metrics
-from istiod.resources import BY_STORE_KIND
+from istiod.resources import BY_STORE_KIND, Resource
 from istiod.translate.statuses import StatusPatch, object_of, with_times
 from meshcore.errors import MeshError
 from meshcore.manifests import Key, remove_status, status_file, write_atomic
@@ -163,23 +163,44 @@ class KubernetesStatus:
 
     def __init__(self, client: KubeClient) -> None:
         self._client = client
+        self._versions: dict[str, str] = {}
+        """API version by kind, for kinds of which a server may have an older one only."""
 
     async def write(self, patch: StatusPatch) -> None:
         resource = BY_STORE_KIND[patch.kind]
-        item = await self._client.get(resource, patch.namespace, patch.name)
+        version = await self._version(patch.kind, resource)
+        item = await self._client.get(resource, patch.namespace, patch.name, version=version)
         current = (msgspec.json.decode(item.raw, type=dict[str, Any]).get("status")) or {}
         timed = with_times(patch, current, datetime.now(UTC))
         if timed.status and _holds(current, timed.status):
             return
         body = {
-            "apiVersion": resource.api_version,
+            "apiVersion": f"{resource.group}/{version}" if resource.group else version,
             "kind": resource.kind,
             "metadata": {"name": patch.name, **({"namespace": patch.namespace} if resource.namespaced else {})},
             "status": timed.status,
         }
         await self._client.apply(
-            resource, patch.namespace, patch.name, body, manager=patch.field_manager, force=True, subresource="status"
+            resource,
+            patch.namespace,
+            patch.name,
+            body,
+            manager=patch.field_manager,
+            force=True,
+            subresource="status",
+            version=version,
         )
+
+    async def _version(self, kind: str, resource: Resource) -> str:
+        """Raises NotFound if the server does not have the kind."""
+        if len(resource.versions) == 1:
+            return resource.version
+        if kind not in self._versions:
+            served = await self._client.served_version(resource)
+            if served is None:
+                raise NotFound(f"the API server does not serve {resource.plural} of {resource.group}")
+            self._versions[kind] = served
+        return self._versions[kind]
 
 
 class _Note(msgspec.Struct, frozen=True):

@@ -240,3 +240,22 @@ def test_the_api_is_written_to_only_when_something_changes() -> None:
                 await writer.write(patch("missing"))
 
     run(scenario())
+
+
+def test_a_server_that_has_an_older_version_only_is_written_to_in_that() -> None:
+    route = BY_STORE_KIND["TCPRoute"]
+    older = route._replace(versions=route.versions[-1:])
+
+    async def scenario() -> None:
+        async with (
+            running_api_server() as api,
+            KubeClient(direct(api.url, token=api.token), qps=1e6, burst=1000) as client,
+        ):
+            assert api.control is not None
+            api.control.uninstall(route)
+            api.control.install(older)
+            await client.create(older, "default", {"metadata": {"name": "s", "namespace": "default"}, "spec": {}})
+            await KubernetesStatus(client).write(patch(kind="TCPRoute"))
+            assert b"istio.io/X" in bytes((await client.get(older, "default", "s")).raw)
+
+    run(scenario())
