@@ -25,7 +25,7 @@ from ztunnel import admin, config, csrclient, dump, http, metrics, orphans
 from ztunnel.admin import Admin, FlowDumps
 from ztunnel.certs import Certificates, Entry
 from ztunnel.config import Settings
-from ztunnel.controlplane import ConfigStream, signing_client
+from ztunnel.controlplane import OWN_NAMESPACE, ConfigStream, signing_client
 from ztunnel.decision import LocalPod
 from ztunnel.decision import Settings as DecisionSettings
 from ztunnel.decisions import SWEEP_S, Decisions
@@ -40,7 +40,6 @@ from ztunnel.workerlink import WorkerLink
 
 log = logging.getLogger("ztunnel.app")
 
-OWN_NAMESPACE: Final = "istio-system"
 OWN_ACCOUNT: Final = "ztunnel"
 
 

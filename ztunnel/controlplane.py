@@ -18,6 +18,8 @@ log = logging.getLogger("ztunnel.controlplane")
 
 TYPES: Final = (ADDRESS_TYPE, AUTHORIZATION_TYPE)
 SYSTEM: Final = "SYSTEM"
+OWN_NAMESPACE: Final = "istio-system"
+"""Where a ztunnel belongs that no pod says it of."""
 
 OwnIdentity = Callable[[], "tuple[str, bytes] | None"]
 OnUpdate = Callable[[str, list[Resource], list[str]], dict[str, str]]
@@ -113,7 +115,9 @@ class ConfigStream:
 
 
 def _node(settings: Settings) -> Node:
-    name, namespace = settings.pod_name, settings.pod_namespace
+    """Outside Kubernetes there is no pod to be named after: the node is what tells one ztunnel from another."""
+    name = settings.pod_name or f"ztunnel-{settings.node}"
+    namespace = settings.pod_namespace or OWN_NAMESPACE
     return Node(
         id=f"ztunnel~{settings.instance_ip}~{name}.{namespace}~{namespace}.svc.cluster.local",
         name=name,
