@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Final, Protocol
 
+from istiod import status_messages as messages
 from istiod.autoallocate import MANAGER, allocate
 from istiod.ca.distribution import Distributor
 from istiod.intake import Intake
@@ -18,7 +19,6 @@ from istiod.store import Change, Store
 from istiod.translate import conditions
 from istiod.translate.graph import Diff
 from istiod.translate.statuses import OUTPUT, StatusPatch, object_of
-from istiod.validate import messages
 from meshcore.manifests import Key
 
 CONDITIONED: Final = (
