@@ -102,6 +102,7 @@ class Istiod:
         self._draining = False
         self._hurried = asyncio.Event()
         self._said: frozenset[ManifestError] = frozenset()
+        self._file_errors: tuple[ManifestError, ...] = ()
         self._tls: ServerContext | None = None
         self._pending: list[Change] = []
         self._discovery = Discovery(self.store, settings.root_namespace, settings.exclude_namespaces)
@@ -349,7 +350,8 @@ class Istiod:
         self._pending += changes
         for update, number in Counter(map(update_type, changes)).items():
             self.metrics.add("pilot_inbound_updates", number, type=update)
-        if self.intake.touched or errors or self._said:
+        if self.intake.touched or errors != self._file_errors:
+            self._file_errors = errors
             self._tell(errors)
         if self.duties is not None and self.intake.touched:
             self.duties.findings()

@@ -53,6 +53,7 @@ class Intake:
         """Where an object of `findings` is written, if it is in a file."""
         self.touched: set[Key] = set()
         """Objects whose finding changed since somebody cleared this set."""
+        self._lines: dict[Key, tuple[tuple[ManifestError, bool], ...]] = {}
         self._decoders: dict[str, msgspec.json.Decoder[Any]] = {}
 
     def scan(self, scan: Scan) -> list[Change]:
@@ -85,17 +86,22 @@ class Intake:
 
     def errors(self) -> Iterable[ManifestError]:
         """Every error now, with its place."""
-        for key in sorted(self.findings):
-            finding = self.findings[key]
-            for problem in finding.problems:
-                if not problem.warning:
-                    yield self._located(key, problem, _STAYS if finding.kept else "")
+        return (error for key in sorted(self.findings) for error, warning in self._placed_problems(key) if not warning)
 
     def warnings(self) -> Iterable[ManifestError]:
-        for key in sorted(self.findings):
-            for problem in self.findings[key].problems:
-                if problem.warning:
-                    yield self._located(key, problem, "")
+        return (error for key in sorted(self.findings) for error, warning in self._placed_problems(key) if warning)
+
+    def _placed_problems(self, key: Key) -> tuple[tuple[ManifestError, bool], ...]:
+        """Problems of an object with their lines, and whether each is a warning. A line costs a reading of the text."""
+        found = self._lines.get(key)
+        if found is None:
+            finding = self.findings[key]
+            stays = _STAYS if finding.kept else ""
+            found = self._lines[key] = tuple(
+                (self._located(key, problem, "" if problem.warning else stays), problem.warning)
+                for problem in finding.problems
+            )
+        return found
 
     def _remove(self, key: Key) -> Change | None:
         self._note(key, (), None, {})
@@ -159,6 +165,7 @@ class Intake:
     ) -> None:
         before = self.findings.pop(key, None)
         self.places.pop(key, None)
+        self._lines.pop(key, None)
         if problems:
             kept = key[1:] in self.store.by_kind(key[0])
             self.findings[key] = Finding(problems, kept, self.store.in_force(key[0], key[1], labels))

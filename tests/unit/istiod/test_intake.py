@@ -162,3 +162,21 @@ def test_a_mesh_config_that_cannot_be_read_leaves_the_last_good_one_in_force(bro
     assert put("{}") == 1
     assert not intake.findings
     assert put(broken, "elsewhere") == 1  # some other ConfigMap of that name
+
+
+def test_the_lines_of_a_text_are_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    document = next(yamldoc.parse(POLICY % "''"))
+    manifest = Manifest(
+        "f.yaml", 1, "security.istio.io/v1", "AuthorizationPolicy", "default", "x", document.data, document.text
+    )
+    looked: list[str] = []
+
+    def counted(text: str) -> dict[yamldoc.Path, int]:
+        looked.append(text)
+        return yamldoc.field_lines(text)
+
+    monkeypatch.setattr("meshcore.manifests.field_lines", counted)
+    intake = Intake(Store())
+    intake.scan(Scan({KEY: manifest}, frozenset({KEY}), frozenset(), ()))
+    assert list(intake.errors()) == list(intake.errors())
+    assert len(looked) == 1
