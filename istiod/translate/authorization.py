@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from istiod import objects
-from istiod.translate.common import MeshConfig, principals, selects, small_number
+from istiod.translate.common import MeshConfig, ports, principals, selects
 from istiod.translate.graph import View
 from istiod.translate.indexes import POLICIES_BY_LABEL, POLICIES_WITH_EMPTY_SELECTOR
 from istiod.translate.meshconfig import mesh_config
@@ -25,7 +25,6 @@ from meshcore.model import (
 )
 
 DRY_RUN: Final = "istio.io/dry-run"
-_PORT_MAX: Final = 65535
 
 
 def ztunnel_policy(view: View, namespace: str, name: str) -> Mapping[str, Authorization]:
@@ -135,7 +134,7 @@ def _source(source: objects.Source, namespace: str, domains: Sequence[str]) -> M
 
 
 def _operation(operation: objects.Operation) -> Match:
-    return Match(destination_ports=_ports(operation.ports), not_destination_ports=_ports(operation.not_ports))
+    return Match(destination_ports=ports(operation.ports), not_destination_ports=ports(operation.not_ports))
 
 
 def _condition(condition: objects.RuleWhen, domains: Sequence[str]) -> Match:
@@ -150,7 +149,7 @@ def _condition(condition: objects.RuleWhen, domains: Sequence[str]) -> Match:
         case "destination.ip":
             return Match(destination_ips=_blocks(yes), not_destination_ips=_blocks(no))
         case "destination.port":
-            return Match(destination_ports=_ports(yes), not_destination_ports=_ports(no))
+            return Match(destination_ports=ports(yes), not_destination_ports=ports(no))
         case _:
             return Match()
 
@@ -183,11 +182,6 @@ def _blocks(blocks: Iterable[str]) -> tuple[IpMatch, ...]:
             continue
         found.append(IpMatch(network.network_address.packed, network.prefixlen))
     return tuple(found)
-
-
-def _ports(ports: Iterable[str]) -> tuple[int, ...]:
-    numbers = (small_number(text, _PORT_MAX) for text in ports)
-    return tuple(number for number in numbers if number is not None)
 
 
 def _accounts(names: Iterable[str], namespace: str) -> tuple[ServiceAccountMatch, ...]:

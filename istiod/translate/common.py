@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -25,6 +25,7 @@ _PROTOCOLS: Final = {
     "tls": AppProtocol.TLS,
     "https": AppProtocol.TLS,
 }
+PORT_MAX: Final = 65_535
 _IDENTITY_PARTS: Final = 5
 """Of TRUST_DOMAIN/ns/NAMESPACE/sa/ACCOUNT."""
 
@@ -83,16 +84,24 @@ def small_number(text: str, highest: int) -> int | None:
     return int(text) if int(text) <= highest else None
 
 
+def ports(texts: Iterable[str]) -> tuple[int, ...]:
+    """The numbers of ports; what is none is left out."""
+    numbers = (small_number(text, PORT_MAX) for text in texts)
+    return tuple(number for number in numbers if number is not None)
+
+
 def labels_of(entry: WorkloadEntry) -> dict[str, str]:
     """A WorkloadEntry has labels in two places: those of the metadata win."""
     return {**entry.spec.labels, **entry.metadata.labels}
 
 
 def principals(pattern: str, domains: Sequence[str]) -> Iterator[str]:
-    """A principal of the mesh's trust domain under all names of it; any other pattern as it is."""
+    """A principal of the mesh's trust domain under all names of it; any other pattern as it is. `cluster.local` is one
+    of the names in a policy, whatever the mesh calls itself.
+    """
     domain, _, rest = pattern.partition("/")
     whole = pattern.count("/") == _IDENTITY_PARTS - 1 and domain != "*"
-    if not whole or not any(_covers(domain, one) for one in domains):
+    if not whole or (domain != DEFAULT_TRUST_DOMAIN and not any(_covers(domain, one) for one in domains)):
         yield pattern
         return
     renamed = (domain if _covers(domain, one) else one for one in domains)

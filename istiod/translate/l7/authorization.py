@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from istiod.objects import AuthorizationPolicy, AuthorizationRule, Operation, RuleWhen, Source
-from istiod.translate.common import MeshConfig
+from istiod.translate.common import MeshConfig, ports, principals
 from istiod.translate.l7.virtual_service import subnets
-from meshcore.identity import DEFAULT_TRUST_DOMAIN
 from meshcore.l7 import (
     Attribute,
     Authorization,
@@ -22,7 +21,6 @@ from meshcore.l7 import (
 )
 
 DRY_RUN: Final = "istio.io/dry-run"
-_PORT_MAX: Final = 65_535
 _HEADER: Final = re.compile(r"request\.headers\[([^\[\]]+)\]")
 _CLAIM: Final = re.compile(r"request\.auth\.claims((?:\[[^\[\]]+\])+)")
 _FILTER: Final = re.compile(r"experimental\.envoy\.filters\.([^\[\]]+)\[(.+)\]")
@@ -39,7 +37,6 @@ _IP_KEYS: Final = {
     "remote.ip": Attribute.REMOTE_IP,
     "destination.ip": Attribute.DESTINATION_IP,
 }
-_IDENTITY_PARTS: Final = 5
 
 
 def authorization(policy: AuthorizationPolicy, mesh: MeshConfig) -> Authorization:
@@ -125,18 +122,7 @@ class _Translation:
             yield NEVER
 
     def _principals(self, values: Iterable[str]) -> Iterator[TextMatch]:
-        """A principal of the own trust domain is meant under all of its names; `cluster.local` is always one of them
-        in a policy, whatever the mesh calls itself.
-        """
-        for value in values:
-            domain, _, rest = value.partition("/")
-            whole = value.count("/") == _IDENTITY_PARTS - 1
-            own = domain == DEFAULT_TRUST_DOMAIN or any(_covers(domain, one) for one in self._domains)
-            if not whole or not own:
-                yield text(value)
-                continue
-            renamed = (domain if _covers(domain, one) and "*" in domain else one for one in self._domains)
-            yield from (text(f"{name}/{rest}") for name in dict.fromkeys(renamed))
+        return (text(name) for value in values for name in principals(value, self._domains))
 
     def _accounts(self, values: Iterable[str]) -> Iterator[TextMatch]:
         for value in values:
@@ -199,20 +185,6 @@ def _blocks(attribute: Attribute, yes: tuple[str, ...], no: tuple[str, ...]) -> 
 
 def _ports(yes: tuple[str, ...], no: tuple[str, ...]) -> Iterator[Condition]:
     if yes:
-        yield Condition(Attribute.DESTINATION_PORT, ports=tuple(_numbers(yes)))
+        yield Condition(Attribute.DESTINATION_PORT, ports=ports(yes))
     if no:
-        yield Condition(Attribute.DESTINATION_PORT, negated=True, ports=tuple(_numbers(no)))
-
-
-def _numbers(texts: Iterable[str]) -> Iterator[int]:
-    for value in texts:
-        if value.isascii() and value.isdigit() and int(value[:6]) <= _PORT_MAX:
-            yield int(value)
-
-
-def _covers(pattern: str, domain: str) -> bool:
-    if pattern.startswith("*"):
-        return domain.endswith(pattern[1:])
-    if pattern.endswith("*"):
-        return domain.startswith(pattern[:-1])
-    return pattern == domain
+        yield Condition(Attribute.DESTINATION_PORT, negated=True, ports=ports(no))

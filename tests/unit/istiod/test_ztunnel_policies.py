@@ -243,6 +243,16 @@ def test_the_mesh_is_meant_by_all_names_of_its_trust_domain() -> None:
     assert len(found.rules[0].clauses[0].matches[0].not_principals) == 3
 
 
+def test_cluster_local_means_the_mesh_whatever_it_calls_itself() -> None:
+    text = "spec: {action: DENY, rules: [{from: [{source: {principals: [cluster.local/ns/n/sa/s]}}]}]}"
+    mesh = MeshConfig(trust_domain="a.example", trust_domain_aliases=("old",))
+    found = translate(obj("AuthorizationPolicy", "x", text=text), mesh=mesh).authorizations["default/x"]
+    assert found.rules[0].clauses[0].matches[0].principals == (
+        StringMatch(exact="a.example/ns/n/sa/s"),
+        StringMatch(exact="old/ns/n/sa/s"),
+    )
+
+
 def test_every_negation() -> None:
     found = policy(
         "{rules: [{from: [{source: {namespaces: [a], notPrincipals: [a]}}, {source: {notServiceAccounts: [sa]}}],"
