@@ -21,6 +21,7 @@ from meshcore.errors import (
     ProtocolError,
     Unavailable,
 )
+from meshcore.stream import messages
 from meshcore.stream.h2rpc import Headers
 from meshcore.stream.messages import PREFIX
 from meshcore.stream.server import ServerStream
@@ -127,51 +128,24 @@ def start(stream: ServerStream) -> None:
     stream.start(content_type=CONTENT_TYPE, more=[("grpc-accept-encoding", "identity")])
 
 
-class Unframer:
-    """Cuts a byte stream into messages; holds at most one unfinished message of at most `limit` bytes."""
+class Unframer(messages.Unframer):
+    """The framing is ours; what is refused is refused with gRPC's codes: Unimplemented, Exhausted, ProtocolError."""
 
     def __init__(self, limit: int = RECEIVE_BYTES_MAX) -> None:
-        self._limit = limit
-        self._pending = bytearray()
+        super().__init__(limit)
 
-    def feed(self, data: bytes) -> Iterable[bytes]:
-        """Yield the messages that `data` completes; raises Unimplemented, Exhausted or ProtocolError."""
-        pending = self._pending
-        pending += data
-        begin = 0
-        while len(pending) - begin >= PREFIX.size:
-            compressed, length = PREFIX.unpack_from(pending, begin)
-            if compressed == 1:
-                raise Unimplemented("compressed messages are not understood here: use the identity encoding")
-            if compressed:
-                raise ProtocolError(f"a message begins with {compressed} where 0 or 1 is expected")
-            if length > self._limit:
-                raise Exhausted(f"a message of {length} bytes is larger than the limit of {self._limit}")
-            end = begin + PREFIX.size + length
-            if len(pending) < end:
-                break
-            yield bytes(memoryview(pending)[begin + PREFIX.size : end])
-            begin = end
-        if begin:
-            del pending[:begin]
+    def _marked(self, flag: int) -> MeshError:
+        if flag == 1:
+            return Unimplemented("compressed messages are not understood here: use the identity encoding")
+        return ProtocolError(f"a message begins with {flag} where 0 or 1 is expected")
 
-    @property
-    def idle(self) -> bool:
-        """No message is unfinished."""
-        return not self._pending
+    def _too_long(self, length: int) -> MeshError:
+        return Exhausted(f"a message of {length} bytes is larger than the limit of {self._limit}")
 
 
 async def request(stream: ServerStream, limit: int = RECEIVE_BYTES_MAX) -> bytes:
     """The one message of a unary call, read to the end of the stream."""
-    unframer = Unframer(limit)
-    found: list[bytes] = []
-    while data := await stream.receive():
-        found += unframer.feed(data)
-        if len(found) > 1:
-            raise ProtocolError("more than one message in a unary request")
-    if len(found) != 1 or not unframer.idle:
-        raise ProtocolError("the request ends before its message")
-    return found[0]
+    return await stream.only_message(Unframer(limit))
 
 
 async def send(stream: ServerStream, parts: Iterable[bytes], size: int) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from meshcore.errors import ProtocolError
+from meshcore.errors import MeshError, ProtocolError
 
 CONFIG_PATH: Final = "/ambient.v1.Config/Delta"
 SIGN_PATH: Final = "/ambient.v1.Certificates/Sign"
@@ -133,9 +133,9 @@ class Unframer:
         while len(pending) - start >= PREFIX.size:
             flag, length = PREFIX.unpack_from(pending, start)
             if flag:
-                raise ProtocolError(f"message prefix {flag}: compressed messages are not spoken here")
+                raise self._marked(flag)
             if length > self._limit:
-                raise ProtocolError(f"a message of {length} bytes is larger than the limit of {self._limit}")
+                raise self._too_long(length)
             end = start + PREFIX.size + length
             if len(pending) < end:
                 break
@@ -148,3 +148,10 @@ class Unframer:
     def idle(self) -> bool:
         """No message is unfinished."""
         return not self._pending
+
+    def _marked(self, flag: int) -> MeshError:
+        """The error for a message that does not begin with zero."""
+        return ProtocolError(f"message prefix {flag}: compressed messages are not spoken here")
+
+    def _too_long(self, length: int) -> MeshError:
+        return ProtocolError(f"a message of {length} bytes is larger than the limit of {self._limit}")

@@ -68,13 +68,16 @@ class ServerStream(Stream):
 
     async def message(self, limit: int, timeout: float) -> bytes:
         """The one message of a unary request, read to the end of the stream."""
-        unframer = Unframer(limit)
-        found: list[bytes] = []
         async with _deadline(timeout, "the request did not arrive"):
-            while data := await self.receive():
-                found += unframer.feed(data)
-                if len(found) > 1:
-                    raise ProtocolError("more than one message in a unary request")
+            return await self.only_message(Unframer(limit))
+
+    async def only_message(self, unframer: Unframer) -> bytes:
+        """The same with a framing of the caller's, who sets the limit of time."""
+        found: list[bytes] = []
+        while data := await self.receive():
+            found += unframer.feed(data)
+            if len(found) > 1:
+                raise ProtocolError("more than one message in a unary request")
         if len(found) != 1 or not unframer.idle:
             raise ProtocolError("the request ends before its message")
         return found[0]
