@@ -24,8 +24,8 @@ from istiod.webhook import PATH, Webhook
 from istiod.webhook_configuration import CONFIGURATION, ClusterConfigurations, Reconciler, for_unlabelled
 from tests.support import kubernetes
 from tests.support.kubernetes import JSON, ApiError, Json, Kubernetes
+from tests.support.pki import self_signed_server
 from tests.support.worker_harness import LOOPBACK, TIMEOUT, eventually
-from tests.unit.istiod.test_webhook import serving_certificate
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(120)]  # a start of the API server takes seconds
 
@@ -94,7 +94,7 @@ class Counts:
 @asynccontextmanager
 async def registered(kube: Kubernetes, namespace: str, directory: Path) -> AsyncIterator[Counts]:
     """A webhook that the server asks about objects of one namespace."""
-    certificate, key = serving_certificate()
+    certificate, key = self_signed_server()
     (directory / "crt").write_bytes(certificate)
     (directory / "key").write_bytes(key)
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -156,8 +156,8 @@ def test_a_configuration_in_a_cluster_is_brought_up_to_date(kube: Kubernetes) ->
         return True
 
     async def test() -> None:
-        certificate, _ = serving_certificate()
-        configuration: dict[str, Any] = for_unlabelled("default", "istio-system", "istiod", serving_certificate()[0])
+        certificate, _ = self_signed_server()
+        configuration: dict[str, Any] = for_unlabelled("default", "istio-system", "istiod", self_signed_server()[0])
         name = kube.create_namespace()
         configuration["metadata"]["name"] = name
         configuration["webhooks"][0]["namespaceSelector"] = {"matchLabels": {"kubernetes.io/metadata.name": name}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
+import ipaddress
 import ssl
 import tempfile
 from pathlib import Path
@@ -119,6 +120,27 @@ class Authority:
             names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(san) for san in sans])
             builder = builder.add_extension(names, critical=not subject.rdns)
         return builder.sign(issuer._key, hashes.SHA256())
+
+
+def self_signed_server(address: str = "127.0.0.1") -> tuple[bytes, bytes]:
+    """-> (certificate, key), as PEM: for a server at an address, and its own authority."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "server")])
+    now = dt.datetime.now(dt.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - SKEW)
+        .not_valid_after(now + LIFETIME)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return certificate.public_bytes(serialization.Encoding.PEM), pem
 
 
 @functools.cache

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime as dt
-import ipaddress
 import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -13,16 +11,13 @@ from typing import Any
 
 import msgspec
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
 from istiod import webhook
 from istiod.webhook import BODY_BYTES_MAX, MalformedReview, Webhook, judge, review
 from meshcore.errors import Unavailable
+from tests.support.pki import self_signed_server
 
 GOOD = {"apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy", "metadata": {"name": "p"}, "spec": {}}
 BAD = {**GOOD, "spec": {"action": "DENY"}}
@@ -173,32 +168,12 @@ def test_whatever_a_body_is_it_is_answered_or_refused(body: bytes) -> None:
 def tls(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     """-> (of the server, of a client that trusts it)."""
     directory = tmp_path_factory.mktemp("tls")
-    certificate, key = serving_certificate()
+    certificate, key = self_signed_server()
     (directory / "crt").write_bytes(certificate)
     (directory / "key").write_bytes(key)
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(directory / "crt", directory / "key")
     return server, ssl.create_default_context(cafile=str(directory / "crt"))
-
-
-def serving_certificate() -> tuple[bytes, bytes]:
-    """-> (certificate, key), as PEM: for loopback, and its own authority."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "webhook")])
-    now = dt.datetime.now(dt.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(minutes=2))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(HOST))]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    return certificate.public_bytes(serialization.Encoding.PEM), pem
 
 
 Contexts = tuple[ssl.SSLContext, ssl.SSLContext]

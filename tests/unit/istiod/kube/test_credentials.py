@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import base64
-import datetime as dt
-import ipaddress
 import ssl
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from istiod.kube.client import KubeClient
 from istiod.kube.credentials import direct, from_kubeconfig, in_cluster, load
 from istiod.kube.errors import Unauthorized
 from meshcore.errors import ConfigError, Unavailable
 from tests.support.apiserver import api_server
+from tests.support.pki import self_signed_server
 from tests.unit.istiod.kube.support import NAMESPACE, control_of, run
 
 SECRET = "s3cret-t0ken"
@@ -205,24 +200,9 @@ def test_a_plugin_brings_the_token_or_a_plain_error(tmp_path: Path) -> None:
 
 def tls_server(folder: Path) -> tuple[Path, ssl.SSLContext]:
     """-> (a certificate for 127.0.0.1 that vouches for itself, the server's context); the key is server.key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "apiserver")])
-    now = dt.datetime.now(dt.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(minutes=2))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    (folder / "server.key").write_bytes(pem)
-    (folder / "server.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    certificate, key = self_signed_server()
+    (folder / "server.key").write_bytes(key)
+    (folder / "server.crt").write_bytes(certificate)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "server.crt", folder / "server.key")
     return folder / "server.crt", context
