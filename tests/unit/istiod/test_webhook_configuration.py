@@ -19,6 +19,8 @@ from istiod.webhook_configuration import (
     patched,
     revision_name,
 )
+from meshcore import yamldoc
+from tests.support.build import ROOT
 from tests.unit.istiod.kube.support import DEADLINE_S
 
 CA = b"-----BEGIN CERTIFICATE-----\n"
@@ -154,3 +156,8 @@ def test_failures_are_counted_and_a_new_bundle_is_brought_at_once() -> None:
 
     asyncio.run(test())
     assert kept.counted == {"galley_validation_config_update_error": 2, "galley_validation_config_updates": 2}
+
+
+def test_what_is_installed_is_what_is_wanted() -> None:
+    installed = [document.data for document in yamldoc.parse((ROOT / "deploy/istiod/webhook.yaml").read_text())]
+    assert installed == [make("default", "istio-system", "istiod", b"") for make in (for_revision, for_unlabelled)]
